@@ -1,0 +1,306 @@
+//! The boot plan: what the builder decided and `storage-init` obeys.
+//!
+//! It is compiled at build time from the kernel's module metadata and the
+//! user's choices, lies in the mini-initramfs as [`PATH`], and is trusted as
+//! far as the mini-initramfs is (a signed UKI covers it). Everything that can
+//! be worked out before the boot is: dependencies are indices, each module
+//! stands after those it needs, aliases point at modules.
+//!
+//! # Format
+//! Little-endian, no padding. A header of 16 bytes: magic `IOFSPLAN`, version
+//! (u16, [`VERSION`]), two reserved bytes that are zero, total length (u32, bytes, header and
+//! checksum included). Then the fields in the order of [`BootPlan`]: strings
+//! and lists are a u16 count and that many bytes or items, enums a u8, GUIDs
+//! 16 bytes in RFC 4122 order. The last four bytes are the CRC-32 (IEEE) of all
+//! before them. A plan of another version, with bytes left over, with a value
+//! out of range or a dependency that does not stand before its user is refused:
+//! plan and `storage-init` are always shipped together.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod wire;
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+pub use uuid::Uuid;
+pub use wire::PlanError;
+
+/// Where the plan lies in the mini-initramfs.
+pub const PATH: &str = "/initoverlayfs/plan";
+
+/// The folder of the modules in the mini-initramfs; [`Module::file`] is inside.
+pub const MODULES_DIR: &str = "/initoverlayfs/modules";
+
+/// Version of the format that this crate reads and writes.
+pub const VERSION: u16 = 1;
+
+/// The greatest size of an encoded plan, in bytes. The alias table of every
+/// storage driver of a distribution kernel takes about 100 KB.
+pub const MAX_LEN: usize = 4 << 20;
+
+/// The whole plan.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BootPlan {
+    /// What the image is of, for messages: `debian-13`.
+    pub product: String,
+    /// The kernel release (`uname -r`) that the modules are for.
+    pub kernel_release: String,
+    /// How the image proves itself.
+    pub auth: Auth,
+    /// Where to look for the image, in this order.
+    pub candidates: Vec<Candidate>,
+    /// The modules, each after the modules that it needs.
+    pub modules: Vec<Module>,
+    /// Which module serves which device, sorted by pattern.
+    pub aliases: Vec<Alias>,
+    /// The init to execute in the image; the first that exists.
+    pub inits: Vec<String>,
+    /// How long to wait for the image's device, in milliseconds.
+    pub device_timeout_ms: u32,
+    /// What to do when no candidate can be booted.
+    pub on_failure: OnFailure,
+    /// How long the report stays on the screen before `on_failure`, in
+    /// milliseconds.
+    pub failure_wait_ms: u32,
+}
+
+/// How the image proves that it is authentic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Auth {
+    /// Not at all. Only by an explicit word to the builder; the boot says so.
+    #[default]
+    None,
+}
+
+/// A place where the image may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Name for messages and for `initoverlayfs.image=`: `esp`, `partition`.
+    pub name: String,
+    /// The partition.
+    pub partition: Selector,
+    /// The file on it; `None` if the partition itself is the image.
+    pub file: Option<String>,
+    /// What the image must look like.
+    pub expect: Expect,
+}
+
+/// Which partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selector {
+    /// By GPT partition type, such as the EFI system partition's.
+    TypeGuid(Uuid),
+    /// By its unique GUID, as in `PARTUUID=`.
+    PartUuid(Uuid),
+    /// By its name in the GPT, as in `PARTLABEL=`.
+    PartLabel(String),
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TypeGuid(guid) => write!(f, "partition type {guid}"),
+            Self::PartUuid(guid) => write!(f, "PARTUUID={guid}"),
+            Self::PartLabel(label) => write!(f, "PARTLABEL={label}"),
+        }
+    }
+}
+
+/// The identity of the image that was built with the plan. It catches a stale
+/// or truncated file early and by name; it proves nothing against an attacker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Expect {
+    /// UUID in the EROFS superblock; nil accepts any.
+    pub uuid: Uuid,
+    /// Size of the file system in bytes; 0 accepts any.
+    pub size: u64,
+}
+
+/// A kernel module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Module {
+    /// Name as `lsmod` shows it (underscores).
+    pub name: String,
+    /// File name inside [`MODULES_DIR`].
+    pub file: String,
+    /// Parameters for `finit_module`, as modprobe.d's `options` gives them.
+    pub params: String,
+    /// When it is loaded.
+    pub role: Role,
+    /// Indices in [`BootPlan::modules`] of what must be loaded before, hard and
+    /// soft dependencies; each is less than the module's own index.
+    pub needs: Vec<u16>,
+    /// Whether a boot without it is pointless: a failure to load a dependency
+    /// that is only soft is logged and passed over.
+    pub required: bool,
+}
+
+/// When a module is loaded. Dependencies are loaded with whatever needs them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    /// Only as a dependency of another.
+    Dependency,
+    /// Drives the disk that the image is expected on: loaded at once, first.
+    Disk,
+    /// EROFS and overlay: loaded at once.
+    Image,
+    /// Block devices over parts of others (loop, dm-mod): loaded when a
+    /// candidate is a file.
+    Mapping,
+    /// Drives some storage bus: loaded when a device asks for it, or when the
+    /// expected disk does not come.
+    Bus,
+}
+
+/// A device alias and the module that serves it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Alias {
+    /// Shell pattern (`*`, `?`, `[...]`) over modalias strings.
+    pub pattern: String,
+    /// Index in [`BootPlan::modules`].
+    pub module: u16,
+}
+
+/// What happens after the failure report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnFailure {
+    /// Restart the machine, so that boot counting can choose another entry.
+    #[default]
+    Reboot,
+    /// Turn the machine off.
+    PowerOff,
+    /// Stop, with the report on the screen.
+    Halt,
+}
+
+impl OnFailure {
+    /// The word for it in plans' sources and on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Reboot => "reboot",
+            Self::PowerOff => "poweroff",
+            Self::Halt => "halt",
+        }
+    }
+
+    /// The action of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Reboot, Self::PowerOff, Self::Halt]
+            .into_iter()
+            .find(|action| action.name() == name)
+    }
+}
+
+impl BootPlan {
+    /// The plan's bytes. The same plan gives the same bytes.
+    ///
+    /// # Errors
+    /// If the plan breaks what this format can say or [`BootPlan`] promises.
+    pub fn encode(&self) -> Result<Vec<u8>, PlanError> {
+        wire::encode(self)
+    }
+
+    /// Reads a plan.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with `bytes`.
+    pub fn decode(bytes: &[u8]) -> Result<Self, PlanError> {
+        wire::decode(bytes)
+    }
+
+    /// The modules that serve a device with this modalias, as indices.
+    pub fn modules_for<'a>(&'a self, modalias: &'a str) -> impl Iterator<Item = u16> + 'a {
+        // Patterns are sorted and begin with a bus name that a modalias has too,
+        // though not always with its colon (`acpi*:PNP0A03:*`): only those of
+        // the device's bus can match.
+        let bus = modalias.split(':').next().unwrap_or(modalias);
+        let start = self
+            .aliases
+            .partition_point(|alias| alias.pattern.as_str() < bus);
+        self.aliases
+            .get(start..)
+            .unwrap_or(&[])
+            .iter()
+            .take_while(move |alias| alias.pattern.starts_with(bus))
+            .filter(move |alias| glob_match(alias.pattern.as_bytes(), modalias.as_bytes()))
+            .map(|alias| alias.module)
+    }
+}
+
+/// Whether `text` matches the shell pattern, as fnmatch(3) without flags does
+/// for what the kernel's module aliases use: `*`, `?`, `[...]` with ranges and
+/// a leading `!` or `^`, and a backslash that quotes the next byte.
+///
+/// Linear in the product of both lengths at worst: only the last `*` is ever
+/// retried.
+#[must_use]
+pub fn glob_match(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut p, mut t) = (0, 0);
+    let mut star: Option<(usize, usize)> = None;
+    while t < text.len() {
+        let step = match pattern.get(p) {
+            Some(b'*') => {
+                star = Some((p + 1, t));
+                p += 1;
+                continue;
+            }
+            Some(b'?') => Some(1),
+            Some(b'[') => class_match(&pattern[p..], text[t]),
+            Some(b'\\') if p + 1 < pattern.len() => (pattern[p + 1] == text[t]).then_some(2),
+            Some(&byte) => (byte == text[t]).then_some(1),
+            None => None,
+        };
+        match (step, star) {
+            (Some(len), _) => {
+                p += len;
+                t += 1;
+            }
+            (None, Some((after, from))) => {
+                p = after;
+                t = from + 1;
+                star = Some((after, t));
+            }
+            (None, None) => return false,
+        }
+    }
+    pattern[p..].iter().all(|&byte| byte == b'*')
+}
+
+/// Matches `byte` against the bracket expression that `pattern` begins with;
+/// returns the expression's length, or `None` if it does not match. An
+/// expression without its closing bracket is a plain `[`.
+fn class_match(pattern: &[u8], byte: u8) -> Option<usize> {
+    let negated = matches!(pattern.get(1), Some(b'!' | b'^'));
+    let first = if negated { 2 } else { 1 };
+    // A `]` that comes first stands for itself.
+    let Some(end) = pattern
+        .iter()
+        .enumerate()
+        .skip(first + 1)
+        .find_map(|(at, &b)| (b == b']').then_some(at))
+    else {
+        return (byte == b'[').then_some(1);
+    };
+    let mut hit = false;
+    let mut at = first;
+    while at < end {
+        if at + 2 < end && pattern[at + 1] == b'-' {
+            hit |= (pattern[at]..=pattern[at + 2]).contains(&byte);
+            at += 3;
+        } else {
+            hit |= pattern[at] == byte;
+            at += 1;
+        }
+    }
+    (hit != negated).then_some(end + 1)
+}
+
+#[cfg(test)]
+mod tests;
