@@ -1,0 +1,179 @@
+//! The keys by which a command line chooses among what the boot plan allows.
+
+use alloc::string::String;
+use core::fmt;
+use core::ops::RangeInclusive;
+
+use alloc::vec::Vec;
+use iofs_plan::OnFailure;
+
+use crate::{Cmdline, Param, names_equal};
+
+const PREFIX: &[u8] = b"initoverlayfs.";
+const TIMEOUT_SECONDS: RangeInclusive<u32> = 1..=600;
+const FAILURE_WAIT_SECONDS: RangeInclusive<u32> = 0..=600;
+
+/// What the command line asks for, over the boot plan. Nothing in it can weaken
+/// authentication: the command line of a type 1 entry is not signed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Overrides {
+    /// `initoverlayfs.image=NAME`: only the candidate of that name.
+    pub image: Option<String>,
+    /// `initoverlayfs.timeout=SECONDS`: how long to wait for the image's
+    /// device, in milliseconds.
+    pub device_timeout_ms: Option<u32>,
+    /// `initoverlayfs.on_failure=ACTION`.
+    pub on_failure: Option<OnFailure>,
+    /// `initoverlayfs.failure_wait=SECONDS`: how long the report stays on the
+    /// screen, in milliseconds.
+    pub failure_wait_ms: Option<u32>,
+    /// `initoverlayfs.debug`: log every step.
+    pub debug: bool,
+}
+
+/// A parameter that was passed over. A typo must not stop a boot, so it is
+/// logged and that is all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Warning {
+    /// No such key.
+    UnknownKey {
+        /// The whole name, as it was given, not UTF-8 replaced.
+        key: String,
+    },
+    /// The value is missing or not one that the key takes.
+    BadValue {
+        /// The whole name.
+        key: String,
+        /// The value; `None` if there was no `=`.
+        value: Option<String>,
+        /// What the key takes, in words.
+        allowed: &'static str,
+    },
+    /// Someone asked for another authentication.
+    Authentication {
+        /// The value; `None` if there was no `=`.
+        value: Option<String>,
+    },
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownKey { key } => write!(
+                f,
+                "\"{}\" on the kernel command line is not known and is ignored; known are \
+                 initoverlayfs.image, .timeout, .on_failure, .failure_wait and .debug",
+                key.escape_debug()
+            ),
+            Self::BadValue {
+                key,
+                value: Some(value),
+                allowed,
+            } => write!(
+                f,
+                "{}=\"{}\" on the kernel command line is ignored: the value must be {allowed}",
+                key.escape_debug(),
+                value.escape_debug()
+            ),
+            Self::BadValue {
+                key,
+                value: None,
+                allowed,
+            } => write!(
+                f,
+                "{} on the kernel command line is ignored: it needs a value, {allowed}",
+                key.escape_debug()
+            ),
+            Self::Authentication { value } => write!(
+                f,
+                "initoverlayfs.auth={} on the kernel command line is ignored: authentication is \
+                 chosen when the boot plan is built, never on the command line",
+                value.as_deref().unwrap_or("").escape_debug()
+            ),
+        }
+    }
+}
+
+impl core::error::Error for Warning {}
+
+impl Overrides {
+    /// Reads the `initoverlayfs.*` keys. Of several good values of a key the
+    /// last one holds; each bad one gives a warning and changes nothing.
+    #[must_use]
+    pub fn from_cmdline(cmdline: &Cmdline<'_>) -> (Self, Vec<Warning>) {
+        let mut overrides = Self::default();
+        let warnings = cmdline
+            .iter()
+            .filter_map(|param| {
+                let (prefix, key) = param.name.split_at_checked(PREFIX.len())?;
+                if !names_equal(prefix, PREFIX) {
+                    return None;
+                }
+                overrides.take(key, param).err()
+            })
+            .collect();
+        (overrides, warnings)
+    }
+
+    fn take(&mut self, key: &[u8], param: Param<'_>) -> Result<(), Warning> {
+        let bad = |allowed| Warning::BadValue {
+            key: text(param.name),
+            value: param.value.map(text),
+            allowed,
+        };
+        let is = |name: &str| names_equal(key, name.as_bytes());
+        if is("image") {
+            let name = param.value_str().filter(|name| !name.is_empty());
+            let name = name.ok_or_else(|| bad("the name of one of the plan's candidates"))?;
+            self.image = Some(name.into());
+        } else if is("timeout") {
+            let time = milliseconds(param, &TIMEOUT_SECONDS);
+            self.device_timeout_ms = Some(time.ok_or_else(|| bad("1 to 600 seconds"))?);
+        } else if is("on_failure") {
+            let action = param.value_str().and_then(OnFailure::from_name);
+            self.on_failure = Some(action.ok_or_else(|| bad("reboot, poweroff or halt"))?);
+        } else if is("failure_wait") {
+            let time = milliseconds(param, &FAILURE_WAIT_SECONDS);
+            self.failure_wait_ms = Some(time.ok_or_else(|| bad("0 to 600 seconds"))?);
+        } else if is("debug") {
+            self.debug = switch(param).ok_or_else(|| bad("yes or no, or left out"))?;
+        } else if is("auth") {
+            return Err(Warning::Authentication {
+                value: param.value.map(text),
+            });
+        } else {
+            return Err(Warning::UnknownKey {
+                key: text(param.name),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of the command line for a message, cut where a screen would be lost.
+fn text(bytes: &[u8]) -> String {
+    const SHOWN: usize = 128;
+    String::from_utf8_lossy(bytes.get(..SHOWN).unwrap_or(bytes)).into_owned()
+}
+
+fn milliseconds(param: Param<'_>, seconds: &RangeInclusive<u32>) -> Option<u32> {
+    let digits = param
+        .value_str()
+        // `parse` would take a sign.
+        .filter(|value| value.bytes().all(|byte| byte.is_ascii_digit()))?;
+    let value = digits.parse::<u32>().ok()?;
+    seconds.contains(&value).then(|| value.saturating_mul(1000))
+}
+
+/// A switch is on without a value, and takes the words that the kernel's
+/// `kstrtobool` and systemd take.
+fn switch(param: Param<'_>) -> Option<bool> {
+    if param.value.is_none() {
+        return Some(true);
+    }
+    match param.value_str()? {
+        "1" | "y" | "yes" | "on" | "true" => Some(true),
+        "0" | "n" | "no" | "off" | "false" => Some(false),
+        _ => None,
+    }
+}
