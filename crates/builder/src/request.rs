@@ -1,0 +1,247 @@
+//! What a caller asks for.
+
+use iofs_plan::{Candidate, OnFailure, Uuid};
+use std::path::PathBuf;
+
+/// Where the init image's files come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// An existing initramfs file: cpio segments, each compressed or not.
+    Initrd(PathBuf),
+    /// A root tree; it is copied, never changed.
+    Root(PathBuf),
+    /// The initramfs that a generator makes.
+    Generator(GeneratorRun),
+}
+
+/// A generator of initramfs files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Generator {
+    /// `dracut --no-hostonly`.
+    Dracut,
+    /// `mkinitramfs` of initramfs-tools.
+    InitramfsTools,
+    /// `mkosi-initrd`.
+    Mkosi,
+}
+
+impl Generator {
+    /// Every generator.
+    pub const ALL: [Self; 3] = [Self::Dracut, Self::InitramfsTools, Self::Mkosi];
+
+    /// The word for it on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dracut => "dracut",
+            Self::InitramfsTools => "initramfs-tools",
+            Self::Mkosi => "mkosi",
+        }
+    }
+}
+
+/// A run of a generator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GeneratorRun {
+    /// Which.
+    pub generator: Generator,
+    /// For which kernel; [`crate::kernel_release`] finds the only one.
+    pub kernel_release: String,
+    /// Run inside this root (chroot, with /dev, /proc and /sys bound) instead
+    /// of on this machine.
+    pub sysroot: Option<PathBuf>,
+    /// Further arguments for the generator.
+    pub extra_args: Vec<String>,
+}
+
+/// Bounds on what an input may make the builder do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes that all segments of an initramfs may decompress to.
+    pub unpacked_bytes: u64,
+    /// Entries of an initramfs or root tree.
+    pub entries: u64,
+    /// Bytes of one decompressed kernel module.
+    pub module_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            unpacked_bytes: 8 << 30,
+            entries: 4 << 20,
+            module_bytes: 256 << 20,
+        }
+    }
+}
+
+/// How the files of the init image are compressed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImageCompression {
+    /// Not at all (memory mode with DAX, or a medium faster than lz4).
+    None,
+    /// lz4hc: the default, level 9 and physical clusters of 64 KiB.
+    Lz4hc {
+        /// 1 to 12.
+        level: u8,
+        /// Size of a physical cluster in bytes; a power of two from 4096 to 1 MiB.
+        cluster: u32,
+    },
+}
+
+impl Default for ImageCompression {
+    fn default() -> Self {
+        Self::Lz4hc {
+            level: 9,
+            cluster: 65_536,
+        }
+    }
+}
+
+/// The order for an init image.
+#[derive(Debug, Clone)]
+pub struct ImageRequest {
+    /// The files.
+    pub source: Source,
+    /// Where the image goes. It appears there whole or not at all.
+    pub output: PathBuf,
+    /// Our stand-in for `run-init` (a static binary that is content with an
+    /// overlay root). Needed for initrds of initramfs-tools: building one
+    /// without it is an error.
+    pub run_init: Option<PathBuf>,
+    /// Where the stage is made; it needs room for all files. Default: the
+    /// folder for temporary files.
+    pub work_dir: Option<PathBuf>,
+    /// UUID of the file system; by default one derived from the tree, so that
+    /// other content has another UUID.
+    pub uuid: Option<Uuid>,
+    /// Time stamp of every file, in seconds since 1970.
+    pub timestamp: u64,
+    /// Compression.
+    pub compression: ImageCompression,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+impl ImageRequest {
+    /// An order with defaults for the rest: time stamp 0, lz4hc.
+    #[must_use]
+    pub fn new(source: Source, output: PathBuf) -> Self {
+        Self {
+            source,
+            output,
+            run_init: None,
+            work_dir: None,
+            uuid: None,
+            timestamp: 0,
+            compression: ImageCompression::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// How the mini-initramfs is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// zstd with the level that suits the size: the default.
+    Zstd,
+    /// zstd with a level from 1 to 19.
+    ZstdLevel(i32),
+    /// lz4, in the legacy format that kernels read.
+    Lz4,
+    /// None.
+    None,
+}
+
+/// Which storage drivers the mini-initramfs holds. EROFS, overlay and, where a
+/// candidate is a file, loop and dm-mod come with each but [`Modules::None`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Modules {
+    /// These, by name.
+    Drivers(Vec<String>),
+    /// Those of the disks that this machine boots from.
+    Host(HostDisks),
+    /// Every storage bus.
+    Generic,
+    /// No modules at all: all that is needed is built into the kernel.
+    None,
+}
+
+/// The disks of this machine whose drivers are wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostDisks {
+    /// The sysfs to read: `/sys`.
+    pub sysfs: PathBuf,
+    /// Kernel names of disks or partitions: `vda1`, `nvme0n1`. See
+    /// [`crate::boot_disks`].
+    pub devices: Vec<String>,
+}
+
+/// The kernel that the mini-initramfs is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kernel {
+    /// Release, as `uname -r` prints it.
+    pub release: String,
+    /// The root under which `usr/lib/modules/RELEASE` or `lib/modules/RELEASE`
+    /// lies, and etc/modprobe.d.
+    pub sysroot: PathBuf,
+    /// The folder of the modules itself, where it is not at its usual place.
+    pub modules_dir: Option<PathBuf>,
+}
+
+/// The order for a mini-initramfs.
+#[derive(Debug, Clone)]
+pub struct MiniRequest {
+    /// Where it goes. It appears there whole or not at all.
+    pub output: PathBuf,
+    /// The storage-init binary: PID 1.
+    pub storage_init: PathBuf,
+    /// The kernel.
+    pub kernel: Kernel,
+    /// Its storage drivers.
+    pub modules: Modules,
+    /// Where to look for the image. [`crate::build`] fills each `expect` that
+    /// is the default; [`crate::build_mini`] takes them as they are.
+    pub candidates: Vec<Candidate>,
+    /// What the image is of; if empty, [`crate::build`] takes the image's.
+    pub product: String,
+    /// The init to execute in the image; the first that exists.
+    pub inits: Vec<String>,
+    /// How long to wait for the image's device, in milliseconds.
+    pub device_timeout_ms: u32,
+    /// What to do when no candidate can be booted.
+    pub on_failure: OnFailure,
+    /// How long the report stays on the screen, in milliseconds.
+    pub failure_wait_ms: u32,
+    /// Compression.
+    pub compression: Compression,
+    /// Early segment (microcode) to put in front, as it was kept apart from the
+    /// input; [`crate::build`] fills it if it is empty.
+    pub early: Vec<u8>,
+}
+
+impl MiniRequest {
+    /// What is tried as init in the image, in order: systemd's initrds and
+    /// initramfs-tools' have /init; a root tree has /sbin/init.
+    pub const INITS: [&'static str; 3] = ["/init", "/sbin/init", "/usr/lib/systemd/systemd"];
+
+    /// An order with defaults for the rest: every storage bus, zstd, a limit of
+    /// 90 seconds, and a restart 10 seconds after a failure.
+    #[must_use]
+    pub fn new(output: PathBuf, storage_init: PathBuf, kernel: Kernel) -> Self {
+        Self {
+            output,
+            storage_init,
+            kernel,
+            modules: Modules::Generic,
+            candidates: Vec::new(),
+            product: String::new(),
+            inits: Self::INITS.map(String::from).to_vec(),
+            device_timeout_ms: 90_000,
+            on_failure: OnFailure::Reboot,
+            failure_wait_ms: 10_000,
+            compression: Compression::Zstd,
+            early: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! What a build made, for people and for programs.
+
+use crate::progress::Step;
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// What [`crate::build`] made.
+#[derive(Debug, Clone, Serialize)]
+pub struct Summary {
+    /// The init image; absent when only the mini-initramfs was built.
+    pub image: Option<ImageSummary>,
+    /// The mini-initramfs; absent when only the image was built.
+    pub mini: Option<MiniSummary>,
+}
+
+/// An init image. Sizes are bytes.
+#[derive(Debug, Clone, Serialize)]
+pub struct ImageSummary {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+    /// Sum of the sizes of the regular files in it, hard links counted once.
+    pub raw_bytes: u64,
+    /// Size of the input (initramfs file), 0 for a root tree.
+    pub input_bytes: u64,
+    /// Number of directory entries of every kind, the root included.
+    pub files: u64,
+    /// UUID of the file system.
+    pub uuid: String,
+    /// The program that wrote it, with its version.
+    pub writer: String,
+    /// Compression as handed to the writer; empty for none.
+    pub compression: String,
+    /// Files stored plain because they do not compress.
+    pub plain_files: u64,
+    /// Their size in all.
+    pub plain_bytes: u64,
+    /// Modules that were decompressed in the image.
+    pub decompressed_modules: u64,
+    /// Size of the early segment (microcode, ACPI tables) kept apart.
+    pub early_bytes: u64,
+    /// What the image is of: `ID-VERSION_ID` of its os-release.
+    pub product: String,
+    /// What was changed for the second stage, one sentence each.
+    pub adjustments: Vec<String>,
+    /// What the user should know, one sentence each.
+    pub warnings: Vec<String>,
+    /// How long the steps took.
+    pub times: Vec<StepTime>,
+}
+
+/// A mini-initramfs. Sizes are bytes.
+#[derive(Debug, Clone, Serialize)]
+pub struct MiniSummary {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Size of the file, the early segment included.
+    pub bytes: u64,
+    /// Size of the cpio archive before compression, without the early segment.
+    pub raw_bytes: u64,
+    /// Size of the early segment in front.
+    pub early_bytes: u64,
+    /// How the archive is compressed: `zstd-19`, `lz4`, `none`.
+    pub compression: String,
+    /// Size of storage-init.
+    pub storage_init_bytes: u64,
+    /// Size of the encoded boot plan.
+    pub plan_bytes: u64,
+    /// Size of the modules in all.
+    pub module_bytes: u64,
+    /// The modules, in load order.
+    pub modules: Vec<ModuleSummary>,
+    /// Number of device aliases in the plan.
+    pub aliases: u64,
+    /// The kernel release that the modules are for.
+    pub kernel_release: String,
+    /// What the user should know, one sentence each.
+    pub warnings: Vec<String>,
+    /// How long the steps took.
+    pub times: Vec<StepTime>,
+}
+
+/// A module of the mini-initramfs.
+#[derive(Debug, Clone, Serialize)]
+pub struct ModuleSummary {
+    /// Name as `lsmod` shows it.
+    pub name: String,
+    /// Size of the `.ko`, in bytes.
+    pub bytes: u64,
+    /// When it is loaded: `disk`, `image`, `mapping`, `bus`, `dependency`.
+    pub role: &'static str,
+    /// Which request pulled it in: `needed by erofs`, `drives vda`.
+    pub reason: String,
+}
+
+/// How long a step took.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct StepTime {
+    /// The step.
+    pub step: Step,
+    /// Wall time in milliseconds.
+    pub ms: u64,
+}
