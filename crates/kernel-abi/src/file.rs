@@ -1,0 +1,377 @@
+//! Files and folders, each access bounded.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::mem::MaybeUninit;
+
+use rustix::fd::OwnedFd;
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, RawDir, Timestamps, Uid};
+use rustix::io::Errno;
+
+use crate::{Error, Result};
+
+/// Reads a whole file of at most `limit` bytes.
+///
+/// # Errors
+/// The kernel's, or EFBIG for a file that is larger.
+pub fn read(path: &str, limit: usize) -> Result<Vec<u8>> {
+    let error = |errno| Error::new("reading", path, errno);
+    let file =
+        rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(error)?;
+    // One byte more than is known or allowed, so that the end is seen by a short
+    // read; sysfs and proc files have no size.
+    let known = rustix::fs::fstat(&file)
+        .ok()
+        .and_then(|stat| usize::try_from(stat.st_size).ok())
+        .unwrap_or(0);
+    let mut bytes = alloc::vec![0; known.max(255).min(limit).saturating_add(1)];
+    let mut len = 0;
+    loop {
+        let room = bytes.get_mut(len..).unwrap_or(&mut []);
+        match rustix::io::read(&file, room) {
+            Ok(0) => break,
+            Ok(count) => len += count,
+            Err(Errno::INTR) => continue,
+            Err(errno) => return Err(error(errno)),
+        }
+        if len > limit {
+            return Err(error(Errno::FBIG));
+        }
+        if len == bytes.len() {
+            let grown = len.saturating_mul(2).min(limit.saturating_add(1));
+            bytes.resize(grown, 0);
+        }
+    }
+    bytes.truncate(len);
+    Ok(bytes)
+}
+
+/// Reads a file of one line of text, as sysfs has them, without its newline.
+///
+/// # Errors
+/// As [`read`]; EILSEQ if it is not UTF-8.
+pub fn read_line(path: &str) -> Result<String> {
+    let bytes = read(path, 65_536)?;
+    let text =
+        core::str::from_utf8(&bytes).map_err(|_| Error::new("reading", path, Errno::ILSEQ))?;
+    Ok(text.trim_end_matches('\n').to_string())
+}
+
+/// Makes or replaces a file (mode 0644).
+///
+/// # Errors
+/// The kernel's.
+pub fn write(path: &str, bytes: &[u8]) -> Result<()> {
+    let error = |errno| Error::new("writing", path, errno);
+    let file = rustix::fs::open(
+        path,
+        OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC,
+        Mode::from_raw_mode(0o644),
+    )
+    .map_err(error)?;
+    write_all(&file, bytes).map_err(error)
+}
+
+fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> core::result::Result<(), Errno> {
+    while !bytes.is_empty() {
+        match rustix::io::write(file, bytes) {
+            Ok(0) => return Err(Errno::IO),
+            Ok(count) => bytes = bytes.get(count..).unwrap_or(&[]),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// Makes a folder (mode 0755); one that is there already is no error.
+///
+/// # Errors
+/// The kernel's.
+pub fn mkdir(path: &str) -> Result<()> {
+    match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(errno) => Err(Error::new("making folder", path, errno)),
+    }
+}
+
+/// Makes a symbolic link at `path` to `target`.
+///
+/// # Errors
+/// The kernel's.
+pub fn symlink(target: &str, path: &str) -> Result<()> {
+    rustix::fs::symlink(target, path).map_err(|errno| Error::new("linking", path, errno))
+}
+
+/// Whether anything is at `path`; a link's target does not matter.
+#[must_use]
+pub fn exists(path: &str) -> bool {
+    rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+}
+
+/// The target of the link at `path`.
+///
+/// # Errors
+/// The kernel's; EILSEQ if it is not UTF-8.
+pub fn read_link(path: &str) -> Result<String> {
+    let error = |errno| Error::new("reading link", path, errno);
+    let target = rustix::fs::readlink(path, Vec::new()).map_err(error)?;
+    target.into_string().map_err(|_| error(Errno::ILSEQ))
+}
+
+/// What an entry of a folder is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A folder.
+    Folder,
+    /// A symbolic link.
+    Link,
+    /// A device, FIFO or socket.
+    Special,
+}
+
+/// The most entries that [`list`] returns.
+const MAX_ENTRIES: usize = 65_536;
+
+/// Names and kinds in the folder at `path`, sorted; `.` and `..` are left out,
+/// and names that are not UTF-8 too (nothing that this project makes has such).
+///
+/// # Errors
+/// The kernel's; EFBIG beyond 65536 entries.
+pub fn list(path: &str) -> Result<Vec<(String, Kind)>> {
+    let error = |errno| Error::new("listing", path, errno);
+    let folder = rustix::fs::open(
+        path,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(error)?;
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    let mut entries = Vec::new();
+    let mut dir = RawDir::new(&folder, &mut buffer);
+    while let Some(entry) = dir.next() {
+        let entry = entry.map_err(error)?;
+        let Ok(name) = entry.file_name().to_str() else {
+            continue;
+        };
+        if name == "." || name == ".." {
+            continue;
+        }
+        if entries.len() == MAX_ENTRIES {
+            return Err(error(Errno::FBIG));
+        }
+        let kind = match entry.file_type() {
+            FileType::RegularFile => Kind::File,
+            FileType::Directory => Kind::Folder,
+            FileType::Symlink => Kind::Link,
+            _ => Kind::Special,
+        };
+        entries.push((name.to_string(), kind));
+    }
+    entries.sort_unstable();
+    Ok(entries)
+}
+
+/// Removes what is at `path` and below, but nothing on another file system than
+/// `path` is on. Goes on after a failure, so that as much as possible is freed.
+///
+/// # Errors
+/// The first failure.
+pub fn remove_tree(path: &str) -> Result<()> {
+    let device = device_of(path)?;
+    remove_below(path, Kind::Folder, device, 0)
+}
+
+/// How deep trees may be: the kernel's PATH_MAX allows 2048 levels, no sane
+/// initramfs has 64.
+const MAX_DEPTH: usize = 64;
+
+fn device_of(path: &str) -> Result<u64> {
+    rustix::fs::lstat(path)
+        .map(|stat| stat.st_dev)
+        .map_err(|errno| Error::new("looking at", path, errno))
+}
+
+fn remove_below(path: &str, kind: Kind, device: u64, depth: usize) -> Result<()> {
+    if kind != Kind::Folder {
+        return rustix::fs::unlink(path).map_err(|errno| Error::new("removing", path, errno));
+    }
+    if depth > MAX_DEPTH {
+        return Err(Error::new("removing", path, Errno::LOOP));
+    }
+    if device_of(path)? != device {
+        return Ok(());
+    }
+    let mut first = Ok(());
+    for (name, kind) in list(path)? {
+        let result = remove_below(&join(path, &name), kind, device, depth + 1);
+        first = first.and(result);
+    }
+    if depth > 0 {
+        // A mount point below keeps its folder: EBUSY.
+        let result = match rustix::fs::rmdir(path) {
+            Ok(()) | Err(Errno::BUSY | Errno::NOTEMPTY) => Ok(()),
+            Err(errno) => Err(Error::new("removing", path, errno)),
+        };
+        first = first.and(result);
+    }
+    first
+}
+
+/// Copies the tree `from` into the folder `to`, on one file system: modes,
+/// owners and times kept, existing files replaced, existing folders kept.
+/// Returns the number of entries.
+///
+/// # Errors
+/// The first failure.
+pub fn copy_tree(from: &str, to: &str) -> Result<usize> {
+    let device = device_of(from)?;
+    copy_below(from, to, device, 0)
+}
+
+fn copy_below(from: &str, to: &str, device: u64, depth: usize) -> Result<usize> {
+    let error = |errno| Error::new("copying", from, errno);
+    if depth > MAX_DEPTH {
+        return Err(error(Errno::LOOP));
+    }
+    let stat = rustix::fs::lstat(from).map_err(error)?;
+    if stat.st_dev != device {
+        return Ok(0);
+    }
+    let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    let mut count = 1;
+    if kind == FileType::Directory {
+        let fresh = match rustix::fs::mkdir(to, Mode::from_raw_mode(0o700)) {
+            Ok(()) => true,
+            Err(Errno::EXIST) => false,
+            Err(errno) => return Err(error(errno)),
+        };
+        for (name, _) in list(from)? {
+            count += copy_below(&join(from, &name), &join(to, &name), device, depth + 1)?;
+        }
+        if !fresh {
+            return Ok(count);
+        }
+    } else {
+        match rustix::fs::unlink(to) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(Error::new("replacing", to, errno)),
+        }
+        match kind {
+            FileType::RegularFile => copy_file(from, to)?,
+            FileType::Symlink => {
+                let target = rustix::fs::readlink(from, Vec::new()).map_err(error)?;
+                rustix::fs::symlink(&*target, to).map_err(error)?;
+            }
+            _ => rustix::fs::mknodat(CWD, to, kind, mode, stat.st_rdev).map_err(error)?,
+        }
+    }
+    let owner = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+    rustix::fs::chownat(
+        CWD,
+        to,
+        Some(owner.0),
+        Some(owner.1),
+        AtFlags::SYMLINK_NOFOLLOW,
+    )
+    .map_err(error)?;
+    if kind != FileType::Symlink {
+        rustix::fs::chmod(to, mode).map_err(error)?;
+    }
+    let time = rustix::fs::Timespec {
+        tv_sec: stat.st_mtime,
+        tv_nsec: 0,
+    };
+    rustix::fs::utimensat(
+        CWD,
+        to,
+        &Timestamps {
+            last_access: time,
+            last_modification: time,
+        },
+        AtFlags::SYMLINK_NOFOLLOW,
+    )
+    .map_err(error)?;
+    Ok(count)
+}
+
+fn copy_file(from: &str, to: &str) -> Result<()> {
+    let error = |errno| Error::new("copying", from, errno);
+    let source =
+        rustix::fs::open(from, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(error)?;
+    let target = rustix::fs::open(
+        to,
+        OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC,
+        Mode::from_raw_mode(0o600),
+    )
+    .map_err(error)?;
+    let mut buffer = alloc::vec![0; 65_536];
+    loop {
+        match rustix::io::read(&source, &mut *buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => {
+                write_all(&target, buffer.get(..count).unwrap_or(&[])).map_err(error)?;
+            }
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(error(errno)),
+        }
+    }
+}
+
+/// `folder/name`, without doubling the slash of `/`.
+#[must_use]
+pub fn join(folder: &str, name: &str) -> String {
+    format!("{}/{name}", folder.trim_end_matches('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    #[test]
+    fn reads_are_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f").to_str().unwrap().to_string();
+        std::fs::write(&path, std::vec![7; 5000]).unwrap();
+        assert_eq!(read(&path, 5000).unwrap().len(), 5000);
+        assert_eq!(read(&path, 4999).unwrap_err().errno, Errno::FBIG);
+        // No size to be had beforehand.
+        assert!(!read("/proc/self/status", 65_536).unwrap().is_empty());
+        assert_eq!(
+            read("/proc/self/status", 10).unwrap_err().errno,
+            Errno::FBIG
+        );
+        assert_eq!(read("/no/such", 10).unwrap_err().errno, Errno::NOENT);
+    }
+
+    #[test]
+    fn a_tree_is_copied_and_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().to_str().unwrap();
+        let (from, to) = (join(base, "from"), join(base, "to"));
+        std::fs::create_dir_all(join(&from, "a/b")).unwrap();
+        std::fs::create_dir_all(join(&to, "a")).unwrap();
+        std::fs::write(join(&from, "a/b/f"), b"text").unwrap();
+        std::fs::write(join(&to, "a/old"), b"kept").unwrap();
+        std::fs::set_permissions(
+            join(&from, "a/b/f"),
+            std::fs::Permissions::from_mode(0o4751),
+        )
+        .unwrap();
+        symlink("b/f", join(&from, "a/link")).unwrap();
+        assert_eq!(copy_tree(&from, &to).unwrap(), 5);
+        let copied = std::fs::metadata(join(&to, "a/b/f")).unwrap();
+        assert_eq!(copied.mode() & 0o7777, 0o4751);
+        assert_eq!(std::fs::read(join(&to, "a/link")).unwrap(), b"text");
+        assert_eq!(std::fs::read(join(&to, "a/old")).unwrap(), b"kept");
+        // Again, over what is there now.
+        assert_eq!(copy_tree(&from, &to).unwrap(), 5);
+        remove_tree(&from).unwrap();
+        assert!(list(&from).unwrap().is_empty());
+    }
+}

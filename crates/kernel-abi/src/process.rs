@@ -1,0 +1,251 @@
+//! Child processes for parallel work, and the end of this one.
+
+use alloc::ffi::CString;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::ptr;
+
+use linux_raw_sys::general::{__NR_clone, __NR_execve, __NR_exit_group, SIGCHLD};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fd::{IntoRawFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, WaitOptions};
+
+use crate::arch::syscall5;
+use crate::{Error, Result, clock};
+
+/// A started child.
+#[derive(Debug)]
+pub struct Child {
+    pid: Pid,
+    /// Becomes readable when the child ends, so that waiting can have a limit.
+    pidfd: OwnedFd,
+}
+
+/// How a child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It exited with this status, 0 to 255.
+    Exited(u8),
+    /// A signal ended it.
+    Signalled,
+}
+
+/// Runs `work` in a child process; its result is the child's exit status.
+///
+/// A fork (clone(2) with no flags but SIGCHLD), not a thread: no shared memory,
+/// no locks, no stack to set up, and a child that crashes takes nothing along.
+/// The calling process must have one thread; PID 1's start code makes no others.
+///
+/// # Errors
+/// ENOMEM or EAGAIN when the kernel has no room for a process.
+#[allow(
+    unsafe_code,
+    reason = "rustix offers fork only as a libc's building block"
+)]
+pub fn fork(work: impl FnOnce() -> u8) -> Result<Child> {
+    let error = |errno| Error::new("starting", "a worker process", errno);
+    // SAFETY: no pointers are passed. The child gets a copy of this address
+    // space and of this thread, the only one, so no lock or invariant of another
+    // thread can be left half-changed in it; it never returns from this function.
+    let result = unsafe { syscall5(__NR_clone, [SIGCHLD as usize, 0, 0, 0, 0]) };
+    if result == 0 {
+        let status = work();
+        exit(status);
+    }
+    let pid = i32::try_from(result)
+        .ok()
+        .filter(|&pid| pid > 0)
+        .and_then(Pid::from_raw)
+        .ok_or_else(|| error(raw_errno(result)))?;
+    // Cannot race with the child's end: it stays a zombie until waited for.
+    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(error)?;
+    Ok(Child { pid, pidfd })
+}
+
+/// Waits for at most `timeout_us` microseconds until one of `children` ends;
+/// returns its index. The child is then done with.
+#[must_use]
+pub fn wait_first(children: &[Child], timeout_us: u64) -> Option<(usize, Ended)> {
+    let deadline = clock::micros().saturating_add(timeout_us);
+    let mut fds: Vec<PollFd<'_>> = children
+        .iter()
+        .map(|child| PollFd::new(&child.pidfd, PollFlags::IN))
+        .collect();
+    loop {
+        let left = deadline.saturating_sub(clock::micros());
+        match poll(&mut fds, Some(&clock::timespec(left))) {
+            Ok(0) => return None,
+            Ok(_) => break,
+            Err(Errno::INTR) => {}
+            Err(_) => return None,
+        }
+    }
+    let index = fds.iter().position(|fd| !fd.revents().is_empty())?;
+    let status = rustix::process::waitpid(Some(children.get(index)?.pid), WaitOptions::empty())
+        .ok()
+        .flatten()
+        .and_then(|(_, status)| status.exit_status());
+    let ended = match status {
+        Some(code) => Ended::Exited(u8::try_from(code & 0xff).unwrap_or(u8::MAX)),
+        None => Ended::Signalled,
+    };
+    Some((index, ended))
+}
+
+/// Ends this process.
+#[allow(
+    unsafe_code,
+    reason = "rustix offers exit only as a libc's building block"
+)]
+pub fn exit(status: u8) -> ! {
+    loop {
+        // SAFETY: exit_group(2) takes a number and does not return.
+        unsafe { syscall5(__NR_exit_group, [usize::from(status), 0, 0, 0, 0]) };
+    }
+}
+
+/// Replaces this process by `path`.
+///
+/// # Errors
+/// Returns only if the kernel refuses; the error is why.
+#[allow(
+    unsafe_code,
+    reason = "rustix offers execve only as a libc's building block"
+)]
+pub fn exec(path: &CString, args: &[CString], env: &[CString]) -> Error {
+    let pointers = |strings: &[CString]| -> Vec<*const core::ffi::c_char> {
+        strings
+            .iter()
+            .map(|text| text.as_ptr())
+            .chain([ptr::null()])
+            .collect()
+    };
+    let argv = pointers(args);
+    let envp = pointers(env);
+    // SAFETY: the path is NUL-terminated; both arrays end in a null pointer and
+    // point at NUL-terminated strings that outlive the call.
+    let result = unsafe {
+        syscall5(
+            __NR_execve,
+            [
+                path.as_ptr().addr(),
+                argv.as_ptr().addr(),
+                envp.as_ptr().addr(),
+                0,
+                0,
+            ],
+        )
+    };
+    Error::new("executing", path.to_string_lossy(), raw_errno(result))
+}
+
+/// Gives the standard streams something to stand on where they are closed, as
+/// they are for PID 1 of a kernel without a console: `/dev/console` if it opens,
+/// else `/dev/null`. Without it, the next file that is opened would become
+/// standard output.
+///
+/// # Errors
+/// The kernel's, if not even `/dev/null` opens.
+pub fn ensure_standard_streams() -> Result<()> {
+    loop {
+        // The kernel hands out the lowest free number.
+        let open = |path| rustix::fs::open(path, OFlags::RDWR, Mode::empty());
+        let fd = open("/dev/console")
+            .or_else(|_| open("/dev/null"))
+            .map_err(|errno| Error::new("opening", "/dev/null", errno))?;
+        let number = fd.into_raw_fd();
+        if number > 2 {
+            close(number);
+            return Ok(());
+        }
+    }
+}
+
+#[allow(
+    unsafe_code,
+    reason = "closes a number that was just taken out of its owner"
+)]
+fn close(number: i32) {
+    use rustix::fd::FromRawFd;
+    // SAFETY: the caller got the number from `into_raw_fd` and gives it up here.
+    drop(unsafe { OwnedFd::from_raw_fd(number) });
+}
+
+/// Whether this is the init process.
+#[must_use]
+pub fn is_init() -> bool {
+    rustix::process::getpid() == Pid::INIT
+}
+
+/// Sleeps for `micros` microseconds: for showing a report before a restart,
+/// never for waiting on hardware.
+pub fn sleep(micros: u64) {
+    let deadline = clock::micros().saturating_add(micros);
+    loop {
+        let left = deadline.saturating_sub(clock::micros());
+        if left == 0 || poll(&mut [], Some(&clock::timespec(left))) == Ok(0) {
+            return;
+        }
+    }
+}
+
+/// The kernel's release, as `uname -r` prints it.
+#[must_use]
+pub fn kernel_release() -> String {
+    rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// The number of CPUs that this process may run on, at least 1.
+#[must_use]
+pub fn cpus() -> usize {
+    rustix::thread::sched_getaffinity(None).map_or(1, |set| (set.count() as usize).max(1))
+}
+
+fn raw_errno(result: isize) -> Errno {
+    i32::try_from(result.unsigned_abs())
+        .ok()
+        .filter(|errno| (1..4096).contains(errno))
+        .map_or(Errno::INVAL, Errno::from_raw_os_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // cargo runs tests in threads; these children only exit, so that is sound.
+
+    #[test]
+    fn children_report_their_status() {
+        let children = std::vec![fork(|| 42).unwrap(), fork(|| 42).unwrap()];
+        let (_, ended) = wait_first(&children, 10_000_000).unwrap();
+        assert_eq!(ended, Ended::Exited(42));
+    }
+
+    #[test]
+    fn waiting_for_a_child_has_a_limit() {
+        let child = fork(|| {
+            sleep(300_000);
+            0
+        })
+        .unwrap();
+        let children = [child];
+        assert_eq!(wait_first(&children, 20_000), None);
+        assert_eq!(
+            wait_first(&children, 10_000_000),
+            Some((0, Ended::Exited(0)))
+        );
+    }
+
+    #[test]
+    fn exec_names_what_is_missing() {
+        let path = CString::new("/no/such/init").unwrap();
+        let error = exec(&path, std::slice::from_ref(&path), &[]);
+        assert_eq!(error.errno, Errno::NOENT);
+        assert_eq!(error.on, "/no/such/init");
+    }
+}
