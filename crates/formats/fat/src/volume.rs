@@ -1,0 +1,170 @@
+//! The volume: paths to files.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use iofs_source::{FileMap, ReadAt};
+
+use crate::boot::{self, BOOT_LEN, Geometry, Root};
+use crate::chain::FatTable;
+use crate::dir::{self, Entry, Go, Wanted};
+use crate::{FatError, FatKind, Info, name};
+
+/// The most components that a path may have.
+pub const MAX_DEPTH: usize = 64;
+
+/// A FAT volume on `S`.
+#[derive(Debug, Clone)]
+pub struct Fat<S> {
+    source: S,
+    geometry: Geometry,
+}
+
+/// What a path led to.
+enum Node {
+    Directory(FileMap),
+    File { cluster: u32, size: u32 },
+}
+
+impl<S: ReadAt> Fat<S> {
+    /// Opens the volume that begins at offset 0 of `source`, with one read of
+    /// 512 bytes.
+    ///
+    /// # Errors
+    /// [`FatError::NotFat`], or [`FatError::BootSector`] for a volume whose
+    /// boot sector is wrong.
+    pub fn open(source: S) -> Result<Self, FatError> {
+        let mut sector = [0; BOOT_LEN];
+        source.read_at(0, &mut sector)?;
+        let geometry = boot::parse(&sector, source.size())?;
+        Ok(Self { source, geometry })
+    }
+
+    /// What the boot sector says about the volume.
+    #[must_use]
+    pub fn info(&self) -> &Info {
+        &self.geometry.info
+    }
+
+    /// The volume label: the one in the root directory, which is what blkid and
+    /// udev show.
+    ///
+    /// # Errors
+    /// If the root directory cannot be read.
+    pub fn label(&self) -> Result<Option<String>, FatError> {
+        let mut table = FatTable::new(&self.source, &self.geometry);
+        dir::label(&self.source, &self.root(&mut table)?)
+    }
+
+    /// Where the file at `path` lies.
+    ///
+    /// Components are separated by `/` or `\`; empty ones and `.` are passed
+    /// over. A component matches the long or the short name without regard to
+    /// case, in ASCII, Latin-1, Latin Extended-A, Greek and Cyrillic letters;
+    /// others match as they are. Of several matches the first counts.
+    ///
+    /// # Errors
+    /// If there is no such file, or its directories or its chain are damaged.
+    pub fn locate(&self, path: &str) -> Result<FileMap, FatError> {
+        let mut table = FatTable::new(&self.source, &self.geometry);
+        match self.resolve(&mut table, path)? {
+            Node::Directory(_) => Err(FatError::IsADirectory { path: path.into() }),
+            Node::File { cluster, size } => {
+                let map = table.file(cluster, size)?;
+                map.check(self.info().volume_size, u64::from(self.info().sector_size))?;
+                Ok(map)
+            }
+        }
+    }
+
+    /// The files and subdirectories of the directory at `path`, in the order
+    /// in which they are stored. `/` is the root.
+    ///
+    /// # Errors
+    /// If there is no such directory, or it is damaged.
+    pub fn entries(&self, path: &str) -> Result<Vec<Entry>, FatError> {
+        let mut table = FatTable::new(&self.source, &self.geometry);
+        match self.resolve(&mut table, path)? {
+            Node::Directory(map) => dir::list(&self.source, &map),
+            Node::File { .. } => Err(FatError::NotADirectory { path: path.into() }),
+        }
+    }
+
+    fn root(&self, table: &mut FatTable<'_, S>) -> Result<FileMap, FatError> {
+        match self.geometry.root {
+            Root::Chain { cluster } => table.directory(cluster),
+            Root::Fixed { offset, len } => {
+                let mut map = FileMap {
+                    size: len,
+                    extents: Vec::new(),
+                };
+                map.push(offset, len)?;
+                Ok(map)
+            }
+        }
+    }
+
+    fn resolve(&self, table: &mut FatTable<'_, S>, path: &str) -> Result<Node, FatError> {
+        let components: Vec<&str> = path
+            .split(['/', '\\'])
+            .filter(|component| !component.is_empty() && *component != ".")
+            .collect();
+        if components.len() > MAX_DEPTH || components.contains(&"..") {
+            return Err(FatError::Path { path: path.into() });
+        }
+        let mut node = Node::Directory(self.root(table)?);
+        for (index, component) in components.iter().enumerate() {
+            let so_far = |len: usize| -> String {
+                components
+                    .iter()
+                    .take(len)
+                    .flat_map(|component| ["/", component])
+                    .collect()
+            };
+            let Node::Directory(map) = &node else {
+                return Err(FatError::NotADirectory {
+                    path: so_far(index),
+                });
+            };
+            let child = self.child(map, component)?;
+            node = match child {
+                None => {
+                    return Err(FatError::NotFound {
+                        path: so_far(index + 1),
+                    });
+                }
+                Some(Child::Directory { cluster }) => Node::Directory(table.directory(cluster)?),
+                Some(Child::File { cluster, size }) => Node::File { cluster, size },
+            };
+        }
+        Ok(node)
+    }
+
+    fn child(&self, map: &FileMap, component: &str) -> Result<Option<Child>, FatError> {
+        let fat32 = self.info().kind == FatKind::Fat32;
+        let wanted = name::folded(component);
+        let mut found = None;
+        dir::scan(&self.source, map, Wanted::Files, |slot| {
+            if !slot.is_named(&wanted) {
+                return Go::On;
+            }
+            let cluster = slot.cluster(fat32);
+            found = Some(if slot.is_dir() {
+                Child::Directory { cluster }
+            } else {
+                Child::File {
+                    cluster,
+                    size: slot.size(),
+                }
+            });
+            Go::Stop
+        })?;
+        Ok(found)
+    }
+}
+
+/// What a directory entry points at.
+enum Child {
+    Directory { cluster: u32 },
+    File { cluster: u32, size: u32 },
+}
