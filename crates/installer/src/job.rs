@@ -1,0 +1,327 @@
+//! Step 1 of an installation: everything is worked out, nothing is written.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::entry::{self, Entry};
+use crate::error::{ErrorKind, InstallError};
+use crate::identity;
+use crate::manifest::{Artefact, BuiltSet, Place, digest};
+use crate::system::System;
+use crate::target::{self, Target};
+use crate::vfs::Vfs;
+use crate::{Action, Installed, Options, Report};
+
+/// The greatest file that FAT can hold: its directory entries have 32-bit sizes.
+const FAT_MAX: u64 = u32::MAX as u64;
+
+/// Room for folders, long names and the entry, beside the files themselves.
+const SLACK: u64 = 256 << 10;
+
+/// Where the bytes of a file come from.
+#[derive(Debug, Clone)]
+pub(crate) enum Content {
+    File(PathBuf),
+    Bytes(Vec<u8>),
+}
+
+/// A file to install.
+#[derive(Debug, Clone)]
+pub(crate) struct FileJob {
+    pub(crate) content: Content,
+    pub(crate) to: PathBuf,
+    pub(crate) size: u64,
+    pub(crate) sha256: String,
+    pub(crate) mode: u32,
+    /// It is there already, with the same content.
+    pub(crate) present: bool,
+}
+
+/// A whole installation.
+#[derive(Debug, Clone)]
+pub(crate) struct Job {
+    target: Target,
+    entry_id: String,
+    entry: String,
+    /// Folders that must exist, parents first.
+    pub(crate) folders: Vec<PathBuf>,
+    /// In writing order, the entry last.
+    pub(crate) files: Vec<FileJob>,
+    notes: Vec<String>,
+}
+
+impl Job {
+    pub(crate) fn report(&self, written: Action) -> Report {
+        let file = |job: &FileJob| Installed {
+            path: job.to.clone(),
+            size: job.size,
+            sha256: job.sha256.clone(),
+            action: if job.present {
+                Action::AlreadyThere
+            } else {
+                written
+            },
+        };
+        Report {
+            target: self.target.kind,
+            folder: self.target.dir.clone(),
+            entry_id: self.entry_id.clone(),
+            entry: self.entry.clone(),
+            files: self.files.iter().map(file).collect(),
+            notes: self.notes.clone(),
+        }
+    }
+}
+
+/// Works the installation out.
+pub(crate) fn resolve(
+    system: &System,
+    vfs: &dyn Vfs,
+    root: &Path,
+    set: &BuiltSet,
+    options: &Options,
+) -> Result<Job, InstallError> {
+    let root = fs::canonicalize(root).map_err(|e| InstallError::io("find", root, e))?;
+    let manifest = &set.manifest;
+    let version = &manifest.product_version;
+    for (what, name) in [("product", &manifest.product), ("version", version)] {
+        identity::check_name(name).map_err(|why| {
+            InstallError::new(
+                ErrorKind::Set,
+                format!("the set's {what} cannot be used: {why}"),
+            )
+            .with_hint("build again with another --product or --version")
+        })?;
+    }
+    let target = target::find(system, &root, options, &manifest.candidates)?;
+    let tokens = identity::tokens(&root, &options.entry_token, &manifest.product)?;
+    let token = choose_token(&target, &tokens, version)?;
+
+    let mut notes = target.notes.clone();
+    let running = root == Path::new("/");
+    let cmdline = cmdline(system, &root, running, set, options, &mut notes)?;
+    let folder = format!("{}/{token}/{version}", target.prefix);
+    let entry_id = format!("{token}-{version}");
+    let title = identity::pretty_name(&root)?.unwrap_or_else(|| manifest.product.clone());
+    let text = entry::text(&Entry {
+        title: &title,
+        version,
+        sort_key: &manifest.product,
+        machine_id: identity::machine_id(&root)?.as_deref(),
+        linux: &format!("{folder}/linux"),
+        initrd: &format!("{folder}/initrd"),
+        options: &cmdline,
+    })?;
+
+    let (folders, files) = layout(&target, set, &token, &entry_id, &text)?;
+    check_room(vfs, &target, &files)?;
+    Ok(Job {
+        target,
+        entry_id,
+        entry: text,
+        folders,
+        files,
+        notes,
+    })
+}
+
+/// The token that puts the image where the plan looks for it.
+fn choose_token(
+    target: &Target,
+    tokens: &[(String, &'static str)],
+    version: &str,
+) -> Result<String, InstallError> {
+    let wanted = wanted_path(&target.candidate);
+    let path = |token: &str| format!("{}/{token}/{version}/image.erofs", target.prefix);
+    if let Some((token, _)) = tokens.iter().find(|(token, _)| path(token) == wanted) {
+        return Ok(token.clone());
+    }
+    let tried: Vec<String> = tokens
+        .iter()
+        .map(|(token, origin)| format!("{} (by {origin})", path(token)))
+        .collect();
+    let example = tokens.first().map(|(token, _)| path(token));
+    Err(InstallError::new(
+        ErrorKind::PathMismatch,
+        format!(
+            "the plan looks for the image at {wanted} on {}, but it would be installed at {}",
+            target.candidate.name,
+            tried.join(" or ")
+        ),
+    )
+    .with_hint(format!(
+        "build again with --image-path {}, or choose another --entry-token",
+        example.unwrap_or_default()
+    )))
+}
+
+fn wanted_path(place: &Place) -> &str {
+    place.file.as_deref().unwrap_or("")
+}
+
+/// The entry's kernel arguments.
+fn cmdline(
+    system: &System,
+    root: &Path,
+    running: bool,
+    set: &BuiltSet,
+    options: &Options,
+    notes: &mut Vec<String>,
+) -> Result<String, InstallError> {
+    let chosen = match (&options.cmdline, &set.manifest.cmdline) {
+        (Some(text), _) | (None, Some(text)) => Some(identity::one_line(text)),
+        (None, None) => identity::cmdline(root, running, &system.proc)?,
+    };
+    let text = chosen.unwrap_or_else(|| {
+        notes.push(format!(
+            "the entry has no kernel arguments: neither --cmdline nor {} says any",
+            root.join("etc/kernel/cmdline").display()
+        ));
+        String::new()
+    });
+    if text.chars().any(char::is_control) {
+        return Err(InstallError::new(
+            ErrorKind::Invalid,
+            format!("the kernel arguments {text:?} hold a control character"),
+        )
+        .with_hint("give them with --cmdline"));
+    }
+    Ok(text)
+}
+
+type Layout = (Vec<PathBuf>, Vec<FileJob>);
+
+fn layout(
+    target: &Target,
+    set: &BuiltSet,
+    token: &str,
+    entry_id: &str,
+    text: &str,
+) -> Result<Layout, InstallError> {
+    let manifest = &set.manifest;
+    let outer = target.dir.join(token);
+    let inner = outer.join(&manifest.product_version);
+    let loader = target.dir.join("loader");
+    let entries = loader.join("entries");
+    // The initramfs may hold secrets of the host; dracut's are private too.
+    let mut files = vec![
+        from_set(set, &manifest.image, inner.join("image.erofs"), 0o600),
+        from_set(set, &manifest.initrd, inner.join("initrd"), 0o600),
+        from_set(set, &manifest.kernel, inner.join("linux"), 0o644),
+    ];
+    let mut bytes = text.as_bytes();
+    let (size, sha256) = digest(&mut bytes)
+        .map_err(|e| InstallError::new(ErrorKind::Io, "no digest").with_source(e))?;
+    files.push(FileJob {
+        content: Content::Bytes(text.into()),
+        to: entries.join(format!("{entry_id}.conf")),
+        size,
+        sha256,
+        mode: 0o644,
+        present: false,
+    });
+    let on_fat = target.fstype.as_deref() == Some("vfat");
+    for file in &mut files {
+        if on_fat && file.size > FAT_MAX {
+            return Err(InstallError::new(
+                ErrorKind::NoSpace,
+                format!(
+                    "{} has {} bytes; a file on FAT has at most {FAT_MAX}",
+                    file.to.display(),
+                    file.size
+                ),
+            )
+            .with_hint(
+                "put the image on an ext4 /boot or on a partition of its own (--image-on)",
+            ));
+        }
+        file.present = is_present(file)?;
+    }
+    let folders = vec![outer, inner, loader, entries];
+    for folder in &folders {
+        check_folder(folder)?;
+    }
+    Ok((folders, files))
+}
+
+fn from_set(set: &BuiltSet, artefact: &Artefact, to: PathBuf, mode: u32) -> FileJob {
+    FileJob {
+        content: Content::File(set.path(artefact)),
+        to,
+        size: artefact.size,
+        sha256: artefact.sha256.clone(),
+        mode,
+        present: false,
+    }
+}
+
+/// Whether the file is there; other content is a conflict.
+fn is_present(file: &FileJob) -> Result<bool, InstallError> {
+    let found = match fs::symlink_metadata(&file.to) {
+        Ok(found) => found,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(InstallError::io("look at", &file.to, e)),
+    };
+    let same = found.is_file() && found.len() == file.size && {
+        let mut there = File::open(&file.to).map_err(|e| InstallError::io("open", &file.to, e))?;
+        let (_, sha256) = digest(&mut there).map_err(|e| InstallError::io("read", &file.to, e))?;
+        sha256 == file.sha256
+    };
+    if same {
+        return Ok(true);
+    }
+    Err(InstallError::new(
+        ErrorKind::Conflict,
+        format!(
+            "{} exists with other content ({} bytes; the new one has {})",
+            file.to.display(),
+            found.len(),
+            file.size
+        ),
+    )
+    .with_hint(
+        "nothing is overwritten: build with another --version, \
+         or remove that file if it is no longer wanted",
+    ))
+}
+
+fn check_folder(path: &Path) -> Result<(), InstallError> {
+    match fs::metadata(path) {
+        Ok(found) if found.is_dir() => Ok(()),
+        Ok(_) => Err(InstallError::new(
+            ErrorKind::Conflict,
+            format!("{} exists and is not a folder", path.display()),
+        )),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(InstallError::io("look at", path, e)),
+    }
+}
+
+fn check_room(vfs: &dyn Vfs, target: &Target, files: &[FileJob]) -> Result<(), InstallError> {
+    let space = vfs
+        .space(&target.dir)
+        .map_err(|e| InstallError::io("ask for the free space of", &target.dir, e))?;
+    let block = space.block.max(1);
+    let missing: Vec<&FileJob> = files.iter().filter(|file| !file.present).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let need = missing
+        .iter()
+        .map(|file| file.size.div_ceil(block).saturating_mul(block))
+        .fold(SLACK, u64::saturating_add);
+    if need <= space.available {
+        return Ok(());
+    }
+    Err(InstallError::new(
+        ErrorKind::NoSpace,
+        format!(
+            "{} has {} bytes free; the installation takes {need} ({} more)",
+            target.dir.display(),
+            space.available,
+            need - space.available
+        ),
+    )
+    .with_hint("remove old kernels from it, or build a smaller set or one for another place"))
+}
