@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use iofs_source::{FileMap, ReadAt};
+use iofs_source::{Extent, FileMap, ReadAt};
 
 use crate::boot::Geometry;
 use crate::{FatError, FatKind, MAX_DIRECTORY};
@@ -157,9 +157,17 @@ impl<'a, S: ReadAt> FatTable<'a, S> {
             walk.step(self)?;
         }
         match walk.at {
+            // A loop that is short beside the size shows here at the latest.
+            Some(cluster) if self.is_in(&map, cluster) => Err(FatError::Loop { cluster }),
             Some(cluster) => Err(FatError::ChainTooLong { cluster, size }),
             None => Ok(map),
         }
+    }
+
+    fn is_in(&self, map: &FileMap, cluster: u32) -> bool {
+        let offset = self.geometry.cluster_offset(cluster);
+        let holds = |e: &Extent| (e.physical..e.physical.saturating_add(e.len)).contains(&offset);
+        map.extents.iter().any(holds)
     }
 
     /// Where the directory lies whose first cluster is `first`; its size is
