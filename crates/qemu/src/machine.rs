@@ -1,0 +1,495 @@
+//! The description of a machine and the command line that it becomes.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use crate::{Accel, Firmware, FirmwareKind};
+
+/// Processor architecture of the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arch {
+    /// 64-bit x86, on the q35 machine.
+    X86_64,
+    /// 64-bit Arm, on the virt machine.
+    Aarch64,
+}
+
+impl Arch {
+    /// The emulator's program name.
+    #[must_use]
+    pub fn program(self) -> &'static str {
+        match self {
+            Self::X86_64 => "qemu-system-x86_64",
+            Self::Aarch64 => "qemu-system-aarch64",
+        }
+    }
+
+    /// The Debian package with the emulator.
+    #[must_use]
+    pub fn package(self) -> &'static str {
+        match self {
+            Self::X86_64 => "qemu-system-x86",
+            Self::Aarch64 => "qemu-system-arm",
+        }
+    }
+
+    /// The kernel's name of the first serial console, for `console=`.
+    #[must_use]
+    pub fn console(self) -> &'static str {
+        match self {
+            Self::X86_64 => "ttyS0",
+            Self::Aarch64 => "ttyAMA0",
+        }
+    }
+}
+
+/// What a machine starts from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Boot {
+    /// Kernel and initramfs loaded by QEMU, without firmware's boot choice.
+    Direct {
+        /// The kernel image.
+        kernel: PathBuf,
+        /// The initramfs, if any.
+        initrd: Option<PathBuf>,
+        /// The kernel command line.
+        append: String,
+    },
+    /// UEFI firmware, which boots from the disks.
+    Firmware(Firmware),
+    /// Whatever the machine does by itself: on x86, a BIOS boot sector.
+    Default,
+}
+
+/// How a disk is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bus {
+    /// virtio-blk over PCI: `/dev/vda`.
+    VirtioBlk,
+    /// virtio-scsi: `/dev/sda`.
+    VirtioScsi,
+    /// NVMe: `/dev/nvme0n1`.
+    Nvme,
+    /// AHCI (SATA): `/dev/sda`. QEMU allows only blocks of 512 bytes here.
+    Ahci,
+    /// USB mass storage on xHCI: `/dev/sda`.
+    Usb,
+    /// An SD card on SDHCI: `/dev/mmcblk0`. Only blocks of 512 bytes, and
+    /// QEMU wants the image's size to be a power of two.
+    Sd,
+}
+
+impl Bus {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::VirtioBlk,
+        Self::VirtioScsi,
+        Self::Nvme,
+        Self::Ahci,
+        Self::Usb,
+        Self::Sd,
+    ];
+
+    /// Its short name, as on the command line of tests.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::VirtioBlk => "virtio-blk",
+            Self::VirtioScsi => "virtio-scsi",
+            Self::Nvme => "nvme",
+            Self::Ahci => "ahci",
+            Self::Usb => "usb",
+            Self::Sd => "sd",
+        }
+    }
+
+    /// The bus of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|bus| bus.name() == name)
+    }
+}
+
+/// A disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// The raw image.
+    pub path: PathBuf,
+    /// How it is attached.
+    pub bus: Bus,
+    /// Whether the guest sees a write-protected disk.
+    pub read_only: bool,
+    /// Whether the guest's writes are thrown away at the end.
+    pub snapshot: bool,
+    /// Logical block size in bytes: 512 or 4096.
+    pub block_size: u32,
+}
+
+impl Disk {
+    /// A writable disk with blocks of 512 bytes whose writes are thrown away.
+    #[must_use]
+    pub fn scratch(path: impl Into<PathBuf>, bus: Bus) -> Self {
+        Self {
+            path: path.into(),
+            bus,
+            read_only: false,
+            snapshot: true,
+            block_size: 512,
+        }
+    }
+}
+
+/// What the guest's serial line reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Stdin {
+    /// Nothing.
+    #[default]
+    Null,
+    /// What is typed on this process's terminal.
+    Inherit,
+}
+
+/// A machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// Architecture.
+    pub arch: Arch,
+    /// What runs the guest's instructions.
+    pub accel: Accel,
+    /// QEMU's name of the processor; `None` is `host` under KVM, else `max`.
+    pub cpu: Option<String>,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// Number of processors; icount makes it 1.
+    pub cpus: u16,
+    /// QEMU's machine type; `None` is q35 or virt.
+    pub machine: Option<String>,
+    /// What it starts from.
+    pub boot: Boot,
+    /// Its disks, in this order.
+    pub disks: Vec<Disk>,
+    /// The socket of a running swtpm.
+    pub tpm: Option<PathBuf>,
+    /// Whether the guest's clock counts instructions (one nanosecond each)
+    /// rather than follow the host's: figures that repeat. Forces TCG.
+    pub icount: bool,
+    /// A file that holds the guest's memory, to count touched pages.
+    pub memory_file: Option<PathBuf>,
+    /// Where QMP listens.
+    pub qmp_socket: Option<PathBuf>,
+    /// More arguments, at the end.
+    pub extra: Vec<OsString>,
+}
+
+impl Machine {
+    /// A machine of 2 GiB and two processors, without disks.
+    #[must_use]
+    pub fn new(arch: Arch, accel: Accel, boot: Boot) -> Self {
+        Self {
+            arch,
+            accel,
+            cpu: None,
+            memory_mib: 2048,
+            cpus: 2,
+            machine: None,
+            boot,
+            disks: Vec::new(),
+            tpm: None,
+            icount: false,
+            memory_file: None,
+            qmp_socket: None,
+            extra: Vec::new(),
+        }
+    }
+
+    /// The emulator's arguments, without its name. The serial line is QEMU's
+    /// standard input and output.
+    #[must_use]
+    pub fn args(&self) -> Vec<OsString> {
+        let mut args = Args::default();
+        args.words(&["-nodefaults", "-no-user-config", "-display", "none"]);
+        // A guest's reset or power-off stops the machine but not QEMU, which
+        // is asked for its statistics first and told to quit then.
+        args.words(&["-no-reboot", "-no-shutdown"]);
+        self.platform(&mut args);
+        self.boot(&mut args);
+        for (index, disk) in self.disks.iter().enumerate() {
+            disk.args(index, &mut args);
+        }
+        if let Some(socket) = &self.tpm {
+            args.option("-chardev", "socket,id=tpm-socket,path=", Some(socket));
+            args.words(&["-tpmdev", "emulator,id=tpm,chardev=tpm-socket"]);
+            let device = match self.arch {
+                Arch::X86_64 => "tpm-crb,tpmdev=tpm",
+                Arch::Aarch64 => "tpm-tis-device,tpmdev=tpm",
+            };
+            args.words(&["-device", device]);
+        }
+        args.words(&["-chardev", "stdio,id=console,signal=on,mux=off"]);
+        args.words(&["-serial", "chardev:console"]);
+        if let Some(socket) = &self.qmp_socket {
+            args.option(
+                "-chardev",
+                "socket,id=qmp,server=on,wait=off,path=",
+                Some(socket),
+            );
+            args.words(&["-mon", "chardev=qmp,mode=control"]);
+        }
+        args.0.extend(self.extra.iter().cloned());
+        args.0
+    }
+
+    fn platform(&self, args: &mut Args) {
+        let accel = if self.icount { Accel::Tcg } else { self.accel };
+        let mut machine = self.machine.clone().unwrap_or_else(|| {
+            match self.arch {
+                Arch::X86_64 => "q35",
+                Arch::Aarch64 => "virt",
+            }
+            .to_owned()
+        });
+        let secure = matches!(&self.boot, Boot::Firmware(f) if f.kind == FirmwareKind::SecureBoot);
+        if secure && self.arch == Arch::X86_64 {
+            machine.push_str(",smm=on");
+            args.words(&["-global", "driver=cfi.pflash01,property=secure,value=on"]);
+        }
+        if let Some(file) = &self.memory_file {
+            machine.push_str(",memory-backend=memory");
+            let object = format!(
+                "memory-backend-file,id=memory,size={}M,share=on,mem-path=",
+                self.memory_mib
+            );
+            args.option("-object", &object, Some(file));
+        }
+        args.words(&["-machine", &machine, "-accel", accel.name()]);
+        let cpu = match (&self.cpu, accel) {
+            (Some(cpu), _) => cpu.as_str(),
+            (None, Accel::Kvm) => "host",
+            (None, Accel::Tcg) => "max",
+        };
+        let cpus = if self.icount { 1 } else { self.cpus };
+        args.words(&["-cpu", cpu, "-smp", &cpus.to_string()]);
+        args.words(&["-m", &format!("{}M", self.memory_mib)]);
+        if self.icount {
+            args.words(&["-icount", "shift=0,sleep=off"]);
+        }
+    }
+
+    fn boot(&self, args: &mut Args) {
+        match &self.boot {
+            Boot::Direct {
+                kernel,
+                initrd,
+                append,
+            } => {
+                args.path("-kernel", kernel);
+                if let Some(initrd) = initrd {
+                    args.path("-initrd", initrd);
+                }
+                args.words(&["-append", append]);
+            }
+            Boot::Firmware(firmware) => {
+                let code = "if=pflash,unit=0,format=raw,readonly=on,file=";
+                args.option("-drive", code, Some(&firmware.code));
+                let vars = "if=pflash,unit=1,format=raw,file=";
+                args.option("-drive", vars, Some(&firmware.vars));
+            }
+            Boot::Default => {}
+        }
+    }
+}
+
+impl Disk {
+    fn args(&self, index: usize, args: &mut Args) {
+        let on = |flag| if flag { "on" } else { "off" };
+        let drive = format!(
+            "if=none,id=disk{index},format=raw,readonly={},snapshot={},file=",
+            on(self.read_only),
+            // QEMU refuses a snapshot of what cannot be written anyway.
+            on(self.snapshot && !self.read_only),
+        );
+        args.option("-drive", &drive, Some(&self.path));
+        // The first disk is the firmware's first choice too.
+        let place = format!("drive=disk{index}");
+        let boot = format!("bootindex={}", index + 1);
+        let blocks = format!(
+            "logical_block_size={0},physical_block_size={0}",
+            self.block_size
+        );
+        let id = format!("bus{index}");
+        let device = match self.bus {
+            Bus::VirtioBlk => format!("virtio-blk-pci,{place},{boot},{blocks}"),
+            Bus::VirtioScsi => {
+                args.words(&["-device", &format!("virtio-scsi-pci,id={id}")]);
+                format!("scsi-hd,bus={id}.0,{place},{boot},{blocks}")
+            }
+            Bus::Nvme => format!("nvme,serial=disk{index},{place},{boot},{blocks}"),
+            Bus::Ahci => {
+                args.words(&["-device", &format!("ahci,id={id}")]);
+                format!("ide-hd,bus={id}.0,{place},{boot},{blocks}")
+            }
+            Bus::Usb => {
+                args.words(&["-device", &format!("qemu-xhci,id={id}")]);
+                format!("usb-storage,bus={id}.0,removable=off,{place},{boot},{blocks}")
+            }
+            Bus::Sd => {
+                args.words(&["-device", &format!("sdhci-pci,id={id}")]);
+                format!("sd-card,{place}")
+            }
+        };
+        args.words(&["-device", &device]);
+    }
+}
+
+#[derive(Default)]
+struct Args(Vec<OsString>);
+
+impl Args {
+    fn words(&mut self, words: &[&str]) {
+        self.0.extend(words.iter().map(OsString::from));
+    }
+
+    fn path(&mut self, flag: &str, path: &Path) {
+        self.0.push(flag.into());
+        self.0.push(path.into());
+    }
+
+    /// `flag prefixPATH`, with the commas of the path doubled as QEMU's option
+    /// parser wants it.
+    fn option(&mut self, flag: &str, prefix: &str, path: Option<&Path>) {
+        self.0.push(flag.into());
+        let mut value = OsString::from(prefix);
+        if let Some(path) = path {
+            value.push(escape(path.as_os_str()));
+        }
+        self.0.push(value);
+    }
+}
+
+fn escape(value: &OsStr) -> OsString {
+    let mut out = Vec::with_capacity(value.len());
+    for &byte in value.as_bytes() {
+        out.push(byte);
+        if byte == b',' {
+            out.push(byte);
+        }
+    }
+    OsString::from_vec(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn direct() -> Boot {
+        Boot::Direct {
+            kernel: "/k,1".into(),
+            initrd: Some("/i".into()),
+            append: "console=ttyS0 a=\"b c\"".to_owned(),
+        }
+    }
+
+    fn strings(machine: &Machine) -> Vec<String> {
+        machine
+            .args()
+            .into_iter()
+            .map(|arg| arg.into_string().unwrap())
+            .collect()
+    }
+
+    fn value<'a>(args: &'a [String], flag: &str) -> &'a str {
+        let at = args.iter().position(|arg| arg == flag).unwrap();
+        &args[at + 1]
+    }
+
+    #[test]
+    fn a_direct_boot_passes_its_files_as_they_are() {
+        let args = strings(&Machine::new(Arch::X86_64, Accel::Tcg, direct()));
+        assert_eq!(value(&args, "-kernel"), "/k,1");
+        assert_eq!(value(&args, "-append"), "console=ttyS0 a=\"b c\"");
+        assert_eq!(value(&args, "-machine"), "q35");
+        assert_eq!(value(&args, "-cpu"), "max");
+        assert_eq!(value(&args, "-smp"), "2");
+        assert!(!args.iter().any(|arg| arg == "-icount"));
+    }
+
+    #[test]
+    fn icount_means_one_emulated_processor() {
+        let mut machine = Machine::new(Arch::X86_64, Accel::Kvm, direct());
+        machine.icount = true;
+        machine.cpus = 8;
+        let args = strings(&machine);
+        assert_eq!(value(&args, "-accel"), "tcg");
+        assert_eq!(value(&args, "-cpu"), "max");
+        assert_eq!(value(&args, "-smp"), "1");
+        assert_eq!(value(&args, "-icount"), "shift=0,sleep=off");
+    }
+
+    #[test]
+    fn commas_in_option_paths_are_doubled() {
+        let mut machine = Machine::new(Arch::X86_64, Accel::Tcg, direct());
+        machine.memory_file = Some("/m,x".into());
+        machine
+            .disks
+            .push(Disk::scratch("/a,b.img", Bus::VirtioBlk));
+        let args = strings(&machine);
+        assert!(value(&args, "-object").ends_with("mem-path=/m,,x"));
+        assert!(value(&args, "-drive").ends_with("file=/a,,b.img"));
+        assert_eq!(value(&args, "-machine"), "q35,memory-backend=memory");
+    }
+
+    #[test]
+    fn each_bus_gets_its_controller() {
+        let mut machine = Machine::new(Arch::X86_64, Accel::Tcg, Boot::Default);
+        for bus in Bus::ALL {
+            assert_eq!(Bus::from_name(bus.name()), Some(bus));
+            machine.disks.push(Disk {
+                read_only: true,
+                block_size: 4096,
+                ..Disk::scratch("/d", bus)
+            });
+        }
+        let args = strings(&machine).join(" ");
+        for part in [
+            "virtio-blk-pci,drive=disk0,bootindex=1,logical_block_size=4096",
+            "virtio-scsi-pci,id=bus1 -drive",
+            "scsi-hd,bus=bus1.0,drive=disk1",
+            "nvme,serial=disk2,drive=disk2",
+            "ahci,id=bus3",
+            "ide-hd,bus=bus3.0",
+            "qemu-xhci,id=bus4",
+            "usb-storage,bus=bus4.0",
+            "sd-card,drive=disk5",
+            "readonly=on,snapshot=off",
+        ] {
+            // A controller comes directly before the device on it.
+            let part = part.replace(" -drive", " -device");
+            assert!(args.contains(&part), "{part} is not in {args}");
+        }
+    }
+
+    #[test]
+    fn secure_boot_needs_smm_and_secure_flash() {
+        let firmware = |kind| {
+            Boot::Firmware(Firmware {
+                kind,
+                code: "/code".into(),
+                vars: "/vars".into(),
+            })
+        };
+        let plain = strings(&Machine::new(
+            Arch::X86_64,
+            Accel::Tcg,
+            firmware(FirmwareKind::Plain),
+        ));
+        assert!(!plain.join(" ").contains("smm"));
+        let secure = strings(&Machine::new(
+            Arch::X86_64,
+            Accel::Tcg,
+            firmware(FirmwareKind::SecureBoot),
+        ));
+        assert_eq!(value(&secure, "-machine"), "q35,smm=on");
+        assert!(secure.join(" ").contains("property=secure,value=on"));
+    }
+}
