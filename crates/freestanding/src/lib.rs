@@ -6,8 +6,6 @@
 //! are small: the program is PID 1's and lies in every boot.
 
 #![no_std]
-// The compiler must not turn the loops of memcpy & co. into calls of themselves.
-#![cfg_attr(feature = "runtime", no_builtins)]
 
 extern crate alloc;
 #[cfg(test)]

@@ -57,13 +57,12 @@ unsafe fn strings(array: *const usize) -> Vec<CString> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::vec;
 
     #[test]
     #[allow(unsafe_code, reason = "tests the function")]
     fn a_stack_is_read() {
         let text = |s: &std::ffi::CStr| s.as_ptr().expose_provenance();
-        let stack = vec![2, text(c"init"), text(c"single"), 0, text(c"HOME=/"), 0];
+        let stack = [2, text(c"init"), text(c"single"), 0, text(c"HOME=/"), 0];
         // SAFETY: laid out as the kernel does.
         let start = unsafe { Start::from_stack(stack.as_ptr()) };
         assert_eq!(

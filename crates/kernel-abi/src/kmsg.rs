@@ -1,6 +1,5 @@
 //! The kernel log, `/dev/kmsg` (kernel: Documentation/ABI/testing/dev-kmsg).
 
-use alloc::format;
 use rustix::fs::{Mode, OFlags};
 
 /// How urgent a line is: the kernel's log levels.
@@ -37,16 +36,34 @@ pub fn write(level: Level, prefix: &str, text: &str) {
                 cut -= 1;
             }
             let (now, later) = rest.split_at(cut);
-            let record = format!("<{}>{prefix}{now}\n", level as u8);
-            if let Ok(log) =
-                rustix::fs::open("/dev/kmsg", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
-            {
-                let _ = rustix::io::write(&log, record.as_bytes());
-            }
+            write_raw(level, prefix, now);
             if later.is_empty() {
                 break;
             }
             rest = later;
         }
+    }
+}
+
+/// Writes one record, without allocating: `text` is one line, cut to what fits.
+pub fn write_raw(level: Level, prefix: &str, text: &str) {
+    let mut record = [0; MAX_LEN + 64];
+    let mut len = 0;
+    for piece in [
+        &b"<"[..],
+        &[b'0' + level as u8],
+        b">",
+        prefix.as_bytes(),
+        text.as_bytes(),
+    ] {
+        let room = record.len() - 1 - len;
+        let take = piece.len().min(room);
+        record[len..len + take].copy_from_slice(&piece[..take]);
+        len += take;
+    }
+    record[len] = b'\n';
+    if let Ok(log) = rustix::fs::open("/dev/kmsg", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+    {
+        let _ = rustix::io::write(&log, &record[..=len]);
     }
 }

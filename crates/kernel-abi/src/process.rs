@@ -173,6 +173,41 @@ fn close(number: i32) {
     drop(unsafe { OwnedFd::from_raw_fd(number) });
 }
 
+/// Makes `path` this process's standard streams.
+///
+/// # Errors
+/// The kernel's; the streams are then as they were.
+pub fn use_console(path: &str) -> Result<()> {
+    let error = |errno| Error::new("opening console", path, errno);
+    let console = rustix::fs::open(path, OFlags::RDWR, Mode::empty()).map_err(error)?;
+    rustix::stdio::dup2_stdin(&console).map_err(error)?;
+    rustix::stdio::dup2_stdout(&console).map_err(error)?;
+    rustix::stdio::dup2_stderr(&console).map_err(error)?;
+    let number = console.into_raw_fd();
+    if number > 2 {
+        close(number);
+    }
+    Ok(())
+}
+
+/// Writes to standard error; nobody can be told if that fails.
+#[allow(unsafe_code, reason = "borrows a stream that may be closed")]
+pub fn write_error(text: &str) {
+    // SAFETY: the descriptor is borrowed for one write; if it is closed, the
+    // kernel answers EBADF.
+    let stderr = unsafe { rustix::fd::BorrowedFd::borrow_raw(2) };
+    let _ = rustix::io::write(stderr, text.as_bytes());
+}
+
+/// Checks that `path` is a file that this process may execute.
+///
+/// # Errors
+/// The kernel's; EACCES if it is not executable.
+pub fn check_executable(path: &str) -> Result<()> {
+    rustix::fs::access(path, rustix::fs::Access::EXEC_OK)
+        .map_err(|errno| Error::new("executing", path, errno))
+}
+
 /// Whether this is the init process.
 #[must_use]
 pub fn is_init() -> bool {

@@ -1,0 +1,374 @@
+//! The disks that are there, and what their partition tables say.
+//!
+//! Partitions are found by reading the GPT here, not by asking the kernel:
+//! uevents carry PARTUUID only since Linux 7, and never the partition's type.
+//! The kernel's own view is compared with it, so that the device that is opened
+//! is the partition that was meant.
+
+use alloc::collections::BTreeMap;
+use alloc::collections::btree_map::Entry;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use iofs_gpt::{Partition, Table};
+use iofs_plan::Selector;
+use iofs_source::ReadAt;
+use kernel_abi::block::Device;
+use kernel_abi::dm::SECTOR;
+use kernel_abi::file;
+
+use crate::paths::Paths;
+
+/// Block devices that stand on others or on memory, and drives that take
+/// seconds to answer (floppies, CD-ROM): no boot image is looked for there.
+const IGNORED: [&str; 9] = [
+    "loop", "ram", "zram", "dm-", "md", "nbd", "fd", "sr", "mtdblock",
+];
+
+/// A disk.
+#[derive(Debug, Clone)]
+pub struct Disk {
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its logical block size in bytes.
+    pub block_size: u32,
+    /// Its partitions, or why there are none to be had.
+    pub partitions: Result<Vec<Partition>, String>,
+}
+
+/// A partition that the kernel shows and the table describes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// The kernel's name: `vda1`.
+    pub name: String,
+    /// The logical block size of its disk, in bytes.
+    pub block_size: u32,
+    /// What the table says of it.
+    pub entry: Partition,
+}
+
+/// All disks by the kernel's name.
+#[derive(Debug, Clone, Default)]
+pub struct Inventory {
+    /// The disks seen so far.
+    pub disks: BTreeMap<String, Disk>,
+}
+
+impl Inventory {
+    /// Looks for disks that came or went; the table of one that stayed is not
+    /// read again.
+    pub fn refresh(&mut self, paths: &Paths) {
+        let class = format!("{}/class/block", paths.sys);
+        let present: Vec<String> = file::list(&class)
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(name, _)| name)
+            .filter(|name| !IGNORED.iter().any(|prefix| is_of_kind(name, prefix)))
+            .filter(|name| !file::exists(&format!("{class}/{name}/partition")))
+            .collect();
+        self.disks.retain(|name, _| present.contains(name));
+        for name in present {
+            if let Entry::Vacant(place) = self.disks.entry(name) {
+                if let Some(disk) = read_disk(place.key(), paths) {
+                    place.insert(disk);
+                }
+            }
+        }
+    }
+
+    /// Reads the table of the disk at this sysfs path anew next time: a medium
+    /// was changed, or a disk came back under its old name.
+    pub fn forget(&mut self, devpath: &str) {
+        if let Some(name) = devpath.rsplit('/').next() {
+            self.disks.remove(name);
+        }
+    }
+
+    /// The partitions that `selector` means and the kernel shows.
+    #[must_use]
+    pub fn matching(&self, selector: &Selector, paths: &Paths) -> Vec<Part> {
+        let mut parts = Vec::new();
+        for (disk_name, disk) in &self.disks {
+            for entry in disk.partitions.iter().flatten() {
+                if !selects(selector, entry) {
+                    continue;
+                }
+                let name = partition_name(disk_name, entry.number);
+                if kernel_agrees(&name, entry, paths) {
+                    parts.push(Part {
+                        name,
+                        block_size: disk.block_size,
+                        entry: entry.clone(),
+                    });
+                }
+            }
+        }
+        parts
+    }
+
+    /// One line a disk, for the failure report.
+    #[must_use]
+    pub fn describe(&self) -> Vec<String> {
+        self.disks
+            .iter()
+            .map(|(name, disk)| {
+                let size = disk.size >> 20;
+                match &disk.partitions {
+                    Err(why) => format!("disk {name}, {size} MiB: {why}"),
+                    Ok(partitions) => {
+                        let list: Vec<String> = partitions
+                            .iter()
+                            .map(|entry| describe_partition(name, entry))
+                            .collect();
+                        format!("disk {name}, {size} MiB, GPT: {}", list.join("; "))
+                    }
+                }
+            })
+            .collect()
+    }
+}
+
+fn describe_partition(disk: &str, entry: &Partition) -> String {
+    let kind = match iofs_gpt::types::name(entry.type_guid) {
+        Some(name) => name.into(),
+        None => format!("type {}", entry.type_guid),
+    };
+    format!(
+        "{} \"{}\" ({kind}, PARTUUID={})",
+        partition_name(disk, entry.number),
+        entry.name.escape_debug(),
+        entry.part_guid
+    )
+}
+
+/// Whether `name` is `prefix` and a number, or begins with a `prefix` that ends
+/// in a dash: `md0` is of kind `md`, a driver's `mdfoo0` is not.
+fn is_of_kind(name: &str, prefix: &str) -> bool {
+    name.strip_prefix(prefix)
+        .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+}
+
+fn read_disk(name: &str, paths: &Paths) -> Option<Disk> {
+    let sysfs = format!("{}/class/block/{name}", paths.sys);
+    let sectors: u64 = file::read_line(&format!("{sysfs}/size"))
+        .ok()?
+        .parse()
+        .ok()?;
+    let size = sectors.checked_mul(SECTOR)?;
+    // A drive without a medium; a "change" uevent will tell of one.
+    if size == 0 {
+        return None;
+    }
+    let block_size = file::read_line(&format!("{sysfs}/queue/logical_block_size"))
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(512);
+    let partitions = match Device::open(&format!("{}/{name}", paths.dev)) {
+        Err(error) => Err(format!("{error}")),
+        Ok(device) => match Table::read(&device, block_size) {
+            Ok(table) => Ok(table.partitions),
+            Err(error) => Err(format!("{error}")),
+        },
+    };
+    Some(Disk {
+        size,
+        block_size,
+        partitions,
+    })
+}
+
+fn selects(selector: &Selector, entry: &Partition) -> bool {
+    match selector {
+        Selector::TypeGuid(guid) => entry.type_guid == *guid,
+        Selector::PartUuid(guid) => entry.part_guid == *guid,
+        Selector::PartLabel(label) => entry.name == *label,
+    }
+}
+
+/// The kernel's name of partition `number` (kernel: block/partitions/core.c):
+/// a `p` goes between where the disk's name ends in a digit.
+fn partition_name(disk: &str, number: u32) -> String {
+    if disk.ends_with(|c: char| c.is_ascii_digit()) {
+        format!("{disk}p{number}")
+    } else {
+        format!("{disk}{number}")
+    }
+}
+
+/// Whether the kernel's partition of that name is the one in the table. It is
+/// not there yet while the kernel scans a new disk, and differs where somebody
+/// has changed the table since.
+fn kernel_agrees(name: &str, entry: &Partition, paths: &Paths) -> bool {
+    let number = |attribute: &str| -> Option<u64> {
+        file::read_line(&format!("{}/class/block/{name}/{attribute}", paths.sys))
+            .ok()?
+            .parse()
+            .ok()
+    };
+    number("start").and_then(|start| start.checked_mul(SECTOR)) == Some(entry.start)
+        && number("size").and_then(|size| size.checked_mul(SECTOR)) == Some(entry.len)
+}
+
+/// Opens a partition.
+///
+/// # Errors
+/// The kernel's, or if it is not as long as the table says.
+pub fn open_partition(part: &Part, paths: &Paths) -> Result<Device, String> {
+    let device = Device::open(&format!("{}/{}", paths.dev, part.name))
+        .map_err(|error| format!("{error}"))?;
+    if device.size() == part.entry.len {
+        Ok(device)
+    } else {
+        Err(format!(
+            "it has {} bytes, but the partition table says {}",
+            device.size(),
+            part.entry.len
+        ))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use iofs_gpt::{Layout, NewPartition};
+    use iofs_plan::Uuid;
+    use std::path::Path;
+    use std::string::ToString;
+
+    pub(crate) const TYPE: Uuid = Uuid::from_u128(0x1111);
+    pub(crate) const UNIQUE: Uuid = Uuid::from_u128(0x2222);
+
+    /// A system with one disk of one partition, whose content is `content`.
+    pub(crate) fn fake_system(root: &Path, disk: &str, content: &[u8]) -> Paths {
+        let len = (content.len() as u64)
+            .next_multiple_of(1 << 20)
+            .max(1 << 20);
+        let size = Layout::disk_size_for([len], 512);
+        let mut layout = Layout::new(size, 512, Uuid::from_u128(9)).unwrap();
+        let entry = layout
+            .add(&NewPartition {
+                type_guid: TYPE,
+                part_guid: UNIQUE,
+                size: len,
+                attributes: 0,
+                name: "image",
+            })
+            .unwrap()
+            .clone();
+        let mut bytes = std::vec![0; usize::try_from(size).unwrap()];
+        for (offset, run) in layout.runs() {
+            let at = usize::try_from(offset).unwrap();
+            bytes[at..at + run.len()].copy_from_slice(&run);
+        }
+        let mut part = content.to_vec();
+        part.resize(usize::try_from(len).unwrap(), 0);
+        let name = partition_name(disk, 1);
+        let class = root.join("sys/class/block");
+        for (name, fields) in [
+            (disk, std::vec![("size", size / 512)]),
+            (
+                &*name,
+                std::vec![
+                    ("partition", 1),
+                    ("start", entry.start / 512),
+                    ("size", entry.len / 512)
+                ],
+            ),
+        ] {
+            std::fs::create_dir_all(class.join(name)).unwrap();
+            for (field, value) in fields {
+                std::fs::write(class.join(name).join(field), format!("{value}\n")).unwrap();
+            }
+        }
+        std::fs::create_dir_all(root.join("dev")).unwrap();
+        std::fs::write(root.join("dev").join(disk), bytes).unwrap();
+        std::fs::write(root.join("dev").join(name), part).unwrap();
+        let path = |name: &str| root.join(name).to_str().unwrap().to_string();
+        Paths {
+            sys: path("sys"),
+            dev: path("dev"),
+            ..Paths::kernel()
+        }
+    }
+
+    #[test]
+    fn partitions_are_found_by_each_selector() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = fake_system(dir.path(), "nvme0n1", b"");
+        let mut inventory = Inventory::default();
+        inventory.refresh(&paths);
+        for selector in [
+            Selector::TypeGuid(TYPE),
+            Selector::PartUuid(UNIQUE),
+            Selector::PartLabel("image".into()),
+        ] {
+            let parts = inventory.matching(&selector, &paths);
+            assert_eq!(parts.len(), 1, "{selector}");
+            assert_eq!(parts[0].name, "nvme0n1p1");
+            open_partition(&parts[0], &paths).unwrap();
+        }
+        for selector in [
+            Selector::TypeGuid(UNIQUE),
+            Selector::PartUuid(TYPE),
+            Selector::PartLabel("Image".into()),
+        ] {
+            assert!(inventory.matching(&selector, &paths).is_empty());
+        }
+        assert!(inventory.describe()[0].contains("nvme0n1p1 \"image\""));
+    }
+
+    #[test]
+    fn a_partition_that_the_kernel_sees_elsewhere_is_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = fake_system(dir.path(), "sda", b"");
+        std::fs::write(dir.path().join("sys/class/block/sda1/start"), "34\n").unwrap();
+        let mut inventory = Inventory::default();
+        inventory.refresh(&paths);
+        assert!(
+            inventory
+                .matching(&Selector::TypeGuid(TYPE), &paths)
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn disks_without_a_table_are_described_and_others_ignored() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = fake_system(dir.path(), "sda", b"");
+        std::fs::write(dir.path().join("dev/sda"), std::vec![0; 1 << 20]).unwrap();
+        for name in ["loop0", "sr0", "fd0", "dm-0"] {
+            let folder = dir.path().join("sys/class/block").join(name);
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(folder.join("size"), "8\n").unwrap();
+        }
+        let mut inventory = Inventory::default();
+        inventory.refresh(&paths);
+        let lines = inventory.describe();
+        assert_eq!(lines.len(), 1);
+        assert!(lines[0].starts_with("disk sda"), "{lines:?}");
+    }
+
+    #[test]
+    fn a_changed_disk_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = fake_system(dir.path(), "sda", b"");
+        let table = std::fs::read(dir.path().join("dev/sda")).unwrap();
+        std::fs::write(dir.path().join("dev/sda"), std::vec![0; table.len()]).unwrap();
+        let mut inventory = Inventory::default();
+        inventory.refresh(&paths);
+        assert!(inventory.disks["sda"].partitions.is_err());
+        std::fs::write(dir.path().join("dev/sda"), table).unwrap();
+        inventory.forget("/devices/pci0000:00/ata1/block/sda");
+        inventory.refresh(&paths);
+        assert!(inventory.disks["sda"].partitions.is_ok());
+    }
+
+    #[test]
+    fn kinds_are_told_by_their_number() {
+        assert!(is_of_kind("md127", "md"));
+        assert!(is_of_kind("dm-0", "dm-"));
+        assert!(!is_of_kind("mdisk0", "md"));
+        assert!(!is_of_kind("sda", "sr"));
+    }
+}

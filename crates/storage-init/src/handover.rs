@@ -1,0 +1,114 @@
+//! Steps 8 and 9 of the design: everything moves over, the old root is emptied,
+//! one process becomes the next.
+
+use alloc::ffi::CString;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use freestanding::Start;
+use kernel_abi::file::{self, Kind};
+use kernel_abi::{mount, process};
+
+use crate::log::Log;
+use crate::report::Failure;
+use crate::root::Mounted;
+use crate::settings::Settings;
+
+/// The kernel's file systems, which the next init takes over as they are.
+const MOVED: [&str; 4] = ["/dev", "/proc", "/sys", "/run"];
+
+/// What in the mini-initramfs is its own. All else was appended by the boot
+/// loader (`/.extra`, further cpio archives) and belongs to the next init.
+/// `/root` is in the kernel's built-in initramfs.
+const OWN: [&str; 7] = ["init", "initoverlayfs", "dev", "proc", "sys", "run", "root"];
+
+/// The init that the plan names and the image has.
+///
+/// # Errors
+/// If it has none of them.
+pub fn find_init(settings: &Settings, mounted: &Mounted) -> Result<String, Failure> {
+    settings
+        .plan
+        .inits
+        .iter()
+        .find(|init| file::exists(&format!("{}{init}", mounted.root)))
+        .cloned()
+        .ok_or_else(|| Failure {
+            what: "the image has no init".into(),
+            awaited: settings
+                .plan
+                .inits
+                .iter()
+                .map(|init| format!("{init} in the image"))
+                .collect(),
+            advice: alloc::vec![
+                "the image was not made from an initramfs or a root tree; build it again".into()
+            ],
+            ..Failure::default()
+        })
+}
+
+/// Copies what the boot loader appended into the new root.
+///
+/// # Errors
+/// If it cannot be copied: credentials and extensions must not be lost silently.
+pub fn carry_over(mounted: &Mounted, log: &mut Log) -> Result<(), Failure> {
+    for (name, kind) in file::list("/").map_err(Failure::kernel)? {
+        if OWN.contains(&name.as_str()) && kind != Kind::Link {
+            continue;
+        }
+        let from = format!("/{name}");
+        let to = format!("{}/{name}", mounted.root);
+        let count = file::copy_tree(&from, &to).map_err(Failure::kernel)?;
+        log.info(&format!("carried over {from} ({count} entries)"));
+    }
+    Ok(())
+}
+
+/// Moves the kernel's file systems, frees what the mini-initramfs holds, and
+/// makes the new root the root.
+///
+/// # Errors
+/// The kernel's, of the step that failed.
+pub fn enter(mounted: &Mounted, log: &mut Log) -> Result<(), Failure> {
+    for folder in MOVED {
+        let target = format!("{}{folder}", mounted.root);
+        file::mkdir(&target).map_err(Failure::kernel)?;
+        mount::move_mount(folder, &target).map_err(Failure::kernel)?;
+    }
+    mount::chdir(&mounted.root).map_err(Failure::kernel)?;
+    // Its RAM cannot be had back once the root has changed. A file that cannot
+    // be removed costs memory and nothing else.
+    if let Err(error) = file::remove_tree("/") {
+        log.warn(&format!("not all of the mini-initramfs is freed: {error}"));
+    }
+    // From Linux 7 on the initramfs is an ordinary mount and goes; before, it is
+    // the rootfs, which stays below, empty.
+    mount::pivot_to_root()
+        .or_else(|_| mount::move_to_root())
+        .map_err(Failure::kernel)
+}
+
+/// Becomes `init`, with this process's arguments and environment. Returns only
+/// on failure.
+#[must_use]
+pub fn exec(init: &str, start: &Start) -> Failure {
+    let Ok(path) = CString::new(init) else {
+        return Failure::simple("the init's path has a NUL byte");
+    };
+    let args: Vec<CString> = [path.clone()]
+        .into_iter()
+        .chain(start.args.iter().skip(1).cloned())
+        .collect();
+    let error = process::exec(&path, &args, &start.env);
+    Failure {
+        what: format!("{error}"),
+        advice: alloc::vec![
+            "the init or its dynamic loader is missing or for another architecture; build the \
+             image again"
+                .into()
+        ],
+        ..Failure::default()
+    }
+}

@@ -1,0 +1,193 @@
+//! What the person in front of a machine that does not boot gets to see, and
+//! what happens then.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt::{self, Write};
+
+use iofs_plan::OnFailure;
+use kernel_abi::kmsg::{self, Level};
+use kernel_abi::power::{self, Power};
+use kernel_abi::process;
+
+use crate::log::Log;
+use crate::settings::Settings;
+
+const PREFIX: &str = "storage-init: ";
+
+/// How long the report of a boot without a plan, or of a panic, stays on the
+/// screen before the machine restarts, in microseconds.
+const DEFAULT_WAIT_US: u64 = 30_000_000;
+
+/// A boot that cannot go on.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Failure {
+    /// What failed, as a sentence without its full stop.
+    pub what: String,
+    /// What was awaited.
+    pub awaited: Vec<String>,
+    /// What was seen instead.
+    pub seen: Vec<String>,
+    /// What can be done.
+    pub advice: Vec<String>,
+}
+
+impl Failure {
+    /// A failure that says it all in one sentence.
+    #[must_use]
+    pub fn simple(what: &str) -> Self {
+        Self {
+            what: what.into(),
+            ..Self::default()
+        }
+    }
+
+    /// A kernel operation failed.
+    #[must_use]
+    pub fn kernel(error: kernel_abi::Error) -> Self {
+        Self {
+            what: error.to_string(),
+            ..Self::default()
+        }
+    }
+
+    /// The report's lines.
+    #[must_use]
+    pub fn lines(&self, log: &Log, end: &str) -> Vec<String> {
+        let mut lines = alloc::vec![format!("BOOT FAILED: {}", self.what)];
+        for (title, items) in [
+            ("awaited", &self.awaited),
+            ("seen", &self.seen),
+            ("earlier", &log.complaints),
+            ("what to do", &self.advice),
+        ] {
+            lines.extend(items.iter().map(|item| format!("  {title}: {item}")));
+        }
+        if let Some(last) = log.stages.last() {
+            lines.push(format!("  last stage reached: {}", last.name));
+        }
+        lines.push(format!("  now: {end}"));
+        lines
+    }
+}
+
+/// Shows the report, waits so that it can be read, and ends as the plan says.
+pub fn give_up(failure: &Failure, log: &Log, settings: Option<&Settings>) -> ! {
+    let (action, wait_us) = match settings {
+        Some(settings) => (
+            settings.plan.on_failure,
+            u64::from(settings.plan.failure_wait_ms) * 1000,
+        ),
+        None => (OnFailure::default(), DEFAULT_WAIT_US),
+    };
+    let end = format!(
+        "{} in {} s (change with initoverlayfs.on_failure= and initoverlayfs.failure_wait= on the kernel command line)",
+        action.name(),
+        wait_us / 1_000_000
+    );
+    for line in failure.lines(log, &end) {
+        kmsg::write(Level::Critical, PREFIX, &line);
+    }
+    finish(action, wait_us)
+}
+
+/// The panic handler of both binaries: a bug or no memory left. A worker ends; PID 1
+/// reports and restarts.
+pub fn panicked(info: &core::panic::PanicInfo<'_>) -> ! {
+    if !process::is_init() {
+        process::exit(u8::MAX);
+    }
+    // No allocation: that may be what failed.
+    let mut text = FixedText::default();
+    let _ = write!(text, "BOOT FAILED: internal error: {info}");
+    kmsg::write_raw(Level::Critical, PREFIX, text.as_str());
+    finish(OnFailure::Reboot, DEFAULT_WAIT_US)
+}
+
+fn finish(action: OnFailure, wait_us: u64) -> ! {
+    process::sleep(wait_us);
+    power::act(match action {
+        OnFailure::Reboot => Power::Restart,
+        OnFailure::PowerOff => Power::Off,
+        OnFailure::Halt => Power::Halt,
+    });
+    // Only if the kernel refuses, or where halting returns: PID 1 must not exit.
+    loop {
+        process::sleep(3_600_000_000);
+    }
+}
+
+/// Text in a fixed buffer; what does not fit is cut.
+struct FixedText {
+    bytes: [u8; 400],
+    len: usize,
+}
+
+impl Default for FixedText {
+    fn default() -> Self {
+        Self {
+            bytes: [0; 400],
+            len: 0,
+        }
+    }
+}
+
+impl FixedText {
+    fn as_str(&self) -> &str {
+        let bytes = self.bytes.get(..self.len).unwrap_or(&[]);
+        core::str::from_utf8(bytes).unwrap_or("(unprintable)")
+    }
+}
+
+impl Write for FixedText {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for character in text.chars() {
+            let mut encoded = [0; 4];
+            let piece = character.encode_utf8(&mut encoded).as_bytes();
+            let Some(room) = self.bytes.get_mut(self.len..self.len + piece.len()) else {
+                break;
+            };
+            room.copy_from_slice(piece);
+            self.len += piece.len();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_says_what_was_awaited_seen_and_can_be_done() {
+        let failure = Failure {
+            what: "the init image was not found within 9 s".into(),
+            awaited: alloc::vec!["the image /x on ESP".into()],
+            seen: alloc::vec!["disk vda".into()],
+            advice: alloc::vec!["reinstall".into()],
+        };
+        let mut log = Log::new();
+        log.complaints.push("module x: no".into());
+        assert_eq!(
+            failure.lines(&log, "reboot in 30 s"),
+            [
+                "BOOT FAILED: the init image was not found within 9 s",
+                "  awaited: the image /x on ESP",
+                "  seen: disk vda",
+                "  earlier: module x: no",
+                "  what to do: reinstall",
+                "  now: reboot in 30 s",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_fixed_text_is_cut_at_a_character() {
+        let mut text = FixedText::default();
+        for _ in 0..300 {
+            let _ = text.write_str("ü");
+        }
+        assert_eq!(text.as_str().chars().count(), 200);
+    }
+}

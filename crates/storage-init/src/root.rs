@@ -1,0 +1,78 @@
+//! Step 7 of the design: EROFS, made writable by a transient overlay.
+
+use alloc::format;
+use alloc::string::String;
+
+use kernel_abi::dm::Mapper;
+use kernel_abi::file;
+use kernel_abi::mount::{self, Flags};
+
+use crate::report::Failure;
+use crate::stack::ImageDevice;
+
+/// The image, the writable layer and the new root, in the mini-initramfs.
+const IMAGE: &str = "/initoverlayfs/image";
+const WRITABLE: &str = "/initoverlayfs/writable";
+const ROOT: &str = "/initoverlayfs/root";
+
+/// The new root, mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mounted {
+    /// Where it is now.
+    pub root: String,
+}
+
+impl Mounted {
+    /// One line for the log.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        "EROFS below a transient overlay".into()
+    }
+}
+
+/// Mounts the image and the overlay over it.
+///
+/// # Errors
+/// The kernel's, of the step that failed.
+pub fn mount(device: &ImageDevice) -> Result<Mounted, Failure> {
+    for folder in ["/initoverlayfs", IMAGE, WRITABLE, ROOT] {
+        file::mkdir(folder).map_err(Failure::kernel)?;
+    }
+    mount_image(&device.path)?;
+    // The mounts hold the devices now: these go when the mounts do.
+    if let Some(mapped) = &device.mapped {
+        Mapper::open()
+            .and_then(|mapper| mapper.remove_deferred(&mapped.name))
+            .map_err(Failure::kernel)?;
+    }
+    mount::mount("tmpfs", WRITABLE, "tmpfs", Flags::empty(), "mode=0755")
+        .map_err(Failure::kernel)?;
+    let upper = format!("{WRITABLE}/upper");
+    let work = format!("{WRITABLE}/work");
+    for folder in [&upper, &work] {
+        // The overlay's root takes its mode from the upper folder.
+        file::mkdir(folder).map_err(Failure::kernel)?;
+    }
+    // volatile: the upper layer is RAM, syncing it would be for nothing.
+    let options = format!("lowerdir={IMAGE},upperdir={upper},workdir={work},volatile");
+    mount::mount("overlay", ROOT, "overlay", Flags::empty(), &options).map_err(Failure::kernel)?;
+    // The overlay holds both layers by itself. Without their own mounts they go
+    // when it does.
+    for folder in [IMAGE, WRITABLE] {
+        mount::detach(folder).map_err(Failure::kernel)?;
+    }
+    Ok(Mounted { root: ROOT.into() })
+}
+
+fn mount_image(device: &str) -> Result<(), Failure> {
+    let flags = Flags::RDONLY | Flags::NOATIME;
+    mount::mount(device, IMAGE, "erofs", flags, "").map_err(|error| Failure {
+        what: format!("the image on {device} cannot be mounted: {error}"),
+        advice: alloc::vec![
+            "the kernel's log above says what EROFS did not like; was the image built for a \
+             newer kernel (compression)?"
+                .into()
+        ],
+        ..Failure::default()
+    })
+}

@@ -1,0 +1,247 @@
+//! Step 4: finding the image.
+//!
+//! What is there is looked at first; drivers are loaded for what asks for them;
+//! then uevents say when to look again. There is no polling and no sleep. Time
+//! decides only three things: when a candidate further down the list may be
+//! taken although a better one could still appear, when every storage driver is
+//! loaded on suspicion, and when to give up.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use iofs_plan::{Candidate, Selector};
+use kernel_abi::clock;
+use kernel_abi::uevent::{Uevent, Uevents, Wait};
+
+use crate::disks::{Inventory, Part};
+use crate::image::{Found, examine};
+use crate::log::Log;
+use crate::modules::Loader;
+use crate::paths::Paths;
+use crate::report::Failure;
+use crate::settings::{Settings, describe_candidate};
+
+/// How long a better candidate may still appear before the next one is taken,
+/// in microseconds: a USB disk needs up to two seconds to be enumerated.
+const GRACE_US: u64 = 3_000_000;
+
+/// When every storage driver is loaded, asked for or not, in microseconds; less
+/// if the limit is short.
+const SUSPICION_US: u64 = 5_000_000;
+
+/// How long to wait for another partition of the same kind once the one that is
+/// there has turned out not to have the image, in microseconds.
+const PATIENCE_US: u64 = 30_000_000;
+
+/// A candidate that was looked at and is not it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Miss {
+    candidate: String,
+    part: Part,
+    why: String,
+    /// When, in microseconds since the kernel started.
+    at: u64,
+}
+
+/// Finds the image.
+///
+/// # Errors
+/// If none came within the plan's limit: what was awaited, what was seen.
+pub fn find(
+    settings: &Settings,
+    paths: &Paths,
+    uevents: &Uevents,
+    modules: &mut Loader<'_>,
+    log: &mut Log,
+) -> Result<Found, Failure> {
+    let mut search = Search::new(settings, paths);
+    // The expected disk's driver is loaded, and its probing is often synchronous.
+    if let Some(found) = search.look(log) {
+        return Ok(found);
+    }
+    modules.coldplug(&paths.sys, log);
+    let mut suspected = false;
+    loop {
+        if let Some(found) = search.look(log) {
+            return Ok(found);
+        }
+        let now = clock::micros();
+        let suspicion = search.started + SUSPICION_US.min(search.limit_us / 2);
+        if !suspected && now >= suspicion {
+            suspected = true;
+            let count = modules.load_all_buses(log);
+            log.info(&format!(
+                "still no image; loaded {count} further storage drivers on suspicion"
+            ));
+            continue;
+        }
+        if now >= search.deadline() {
+            return Err(search.failure(modules, now));
+        }
+        let until = [Some(search.deadline()), search.next_grace(now)]
+            .into_iter()
+            .flatten()
+            .chain((!suspected).then_some(suspicion))
+            .min()
+            .unwrap_or(now);
+        match uevents.wait(until.saturating_sub(now)) {
+            Wait::Timeout => {}
+            Wait::Events(events) => search.obey(&events, modules, log),
+            Wait::Lost => {
+                search.inventory = Inventory::default();
+                modules.coldplug(&paths.sys, log);
+            }
+        }
+    }
+}
+
+struct Search<'a> {
+    settings: &'a Settings,
+    paths: &'a Paths,
+    inventory: Inventory,
+    misses: Vec<Miss>,
+    started: u64,
+    limit_us: u64,
+}
+
+impl<'a> Search<'a> {
+    fn new(settings: &'a Settings, paths: &'a Paths) -> Self {
+        Self {
+            settings,
+            paths,
+            inventory: Inventory::default(),
+            misses: Vec::new(),
+            started: clock::micros(),
+            limit_us: u64::from(settings.plan.device_timeout_ms) * 1000,
+        }
+    }
+
+    /// Tries each candidate that may be taken now on each partition that it
+    /// means and that was not tried before.
+    fn look(&mut self, log: &mut Log) -> Option<Found> {
+        self.inventory.refresh(self.paths);
+        let settings = self.settings;
+        let mut better_may_come = false;
+        for candidate in settings.candidates() {
+            if better_may_come && clock::micros() < self.started + GRACE_US {
+                return None;
+            }
+            for part in self.inventory.matching(&candidate.partition, self.paths) {
+                if self.was_tried(candidate, &part) {
+                    continue;
+                }
+                match examine(candidate, &part, self.paths) {
+                    Ok(found) => return Some(found),
+                    Err(why) => self.miss(candidate, part, why, log),
+                }
+            }
+            better_may_come |= !self.is_settled(candidate);
+        }
+        None
+    }
+
+    fn was_tried(&self, candidate: &Candidate, part: &Part) -> bool {
+        self.misses
+            .iter()
+            .any(|miss| miss.candidate == candidate.name && miss.part == *part)
+    }
+
+    fn miss(&mut self, candidate: &Candidate, part: Part, why: String, log: &mut Log) {
+        log.error(&format!("no image on /dev/{}: {why}", part.name));
+        self.misses.push(Miss {
+            candidate: candidate.name.clone(),
+            part,
+            why,
+            at: clock::micros(),
+        });
+    }
+
+    /// Whether a candidate was looked at and is not it.
+    fn is_settled(&self, candidate: &Candidate) -> bool {
+        self.misses
+            .iter()
+            .any(|miss| miss.candidate == candidate.name)
+    }
+
+    /// When to give up. Sooner than the limit if every candidate was looked at:
+    /// at once where the partition's own GUID was asked for, since no other can
+    /// come; after a while where another of its kind may.
+    fn deadline(&self) -> u64 {
+        let limit = self.started.saturating_add(self.limit_us);
+        let mut settled = self.started;
+        for candidate in self.settings.candidates() {
+            let last = self
+                .misses
+                .iter()
+                .filter(|miss| miss.candidate == candidate.name)
+                .map(|miss| miss.at)
+                .max();
+            let patience = match candidate.partition {
+                Selector::PartUuid(_) => 0,
+                Selector::TypeGuid(_) | Selector::PartLabel(_) => PATIENCE_US,
+            };
+            match last {
+                Some(at) => settled = settled.max(at.saturating_add(patience)),
+                None => return limit,
+            }
+        }
+        settled.min(limit)
+    }
+
+    /// When the next candidate in the list may be taken, if that is to come.
+    fn next_grace(&self, now: u64) -> Option<u64> {
+        let grace = self.started + GRACE_US;
+        (grace > now && self.settings.candidates.len() > 1).then_some(grace)
+    }
+
+    /// Loads what new devices ask for and marks changed disks.
+    fn obey(&mut self, events: &[Uevent], modules: &mut Loader<'_>, log: &mut Log) {
+        for event in events {
+            if event.subsystem == "block" && event.action != "bind" {
+                self.inventory.forget(&event.devpath);
+                let name = event.devpath.rsplit('/').next().unwrap_or_default();
+                self.misses.retain(|miss| miss.part.name != name);
+            }
+        }
+        let wanted = events
+            .iter()
+            .filter(|event| event.action == "add" || event.action == "change")
+            .filter_map(|event| event.modalias.as_deref());
+        modules.load_for(wanted, log);
+    }
+
+    fn failure(&self, modules: &Loader<'_>, now: u64) -> Failure {
+        let seconds = now.saturating_sub(self.started) / 1_000_000;
+        let awaited = self
+            .settings
+            .candidates()
+            .map(|candidate| format!("the image {}", describe_candidate(candidate)))
+            .collect();
+        let mut seen: Vec<String> = self.inventory.describe();
+        if seen.is_empty() {
+            seen.push("no disk at all".into());
+        }
+        seen.extend(
+            self.misses
+                .iter()
+                .map(|miss| format!("/dev/{}: {}", miss.part.name, miss.why)),
+        );
+        seen.push(modules.summary());
+        let advice = if self.inventory.disks.is_empty() {
+            "no storage driver in this mini-initramfs found its device: build it with \
+             --modules generic, or name the driver of the disk"
+        } else if self.misses.is_empty() {
+            "no partition is the one that was awaited: compare the list above with the plan \
+             (initoverlayfs inspect), or reinstall"
+        } else {
+            "boot another entry or a rescue medium and run initoverlayfs install again"
+        };
+        Failure {
+            what: format!("the init image was not found within {seconds} s"),
+            awaited,
+            seen,
+            advice: alloc::vec![advice.into()],
+        }
+    }
+}
