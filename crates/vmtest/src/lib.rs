@@ -1,1 +1,20 @@
-//! To be written.
+//! The ground on which demo, tests and benches run: guests, disks, a kernel as
+//! a program, and the packages that they need.
+//!
+//! Two tiers. [`uml`] runs Debian's user-mode-linux at native speed: one second
+//! to PID 1; for the logic of storage-init, faults and tampering. QEMU (crate
+//! `qemu-driver`) is for firmware, buses, distribution kernels and figures.
+//! Nothing depends on this crate but xtask and its own tests.
+
+#![forbid(unsafe_code)]
+
+pub mod cache;
+pub mod command;
+//DISK pub mod disk;
+mod error;
+pub mod guest;
+pub mod mirror;
+pub mod packages;
+pub mod uml;
+
+pub use error::Error;
