@@ -1,0 +1,197 @@
+//! What lies in the initramfs or comes with the boot: plan, command line,
+//! archives, module metadata.
+
+use iofs_cmdline::{Cmdline, Overrides};
+use iofs_cpio::{Reader, SegmentKind, next_segment, resolve_links};
+use iofs_kmod::{ConfigFile, Index, ModInfo, Texts, dep_index, rewrite_dep};
+use iofs_plan::BootPlan;
+
+/// Boot plans.
+///
+/// Input: a plan; its length field and checksum are mended.
+///
+/// Invariants:
+/// * no panic;
+/// * a plan that is accepted encodes to the very bytes that it came from;
+/// * dependencies stand before their users, and aliases find modules.
+pub fn plan(data: &[u8]) {
+    let mut bytes = data.to_vec();
+    if let (Some(body), Ok(total)) = (bytes.len().checked_sub(4), u32::try_from(bytes.len())) {
+        if body >= 16 {
+            bytes[12..16].copy_from_slice(&total.to_le_bytes());
+            let checksum = crc32fast::hash(&bytes[..body]);
+            bytes[body..].copy_from_slice(&checksum.to_le_bytes());
+        }
+    }
+    let plan = match BootPlan::decode(&bytes) {
+        Ok(plan) => plan,
+        Err(error) => return drop(error.to_string()),
+    };
+    assert_eq!(plan.encode().as_deref(), Ok(&bytes[..]));
+    for (index, module) in plan.modules.iter().enumerate() {
+        assert!(module.needs.iter().all(|&need| usize::from(need) < index));
+        assert!(!module.file.is_empty() && !module.file.contains('/'));
+    }
+    for alias in plan.aliases.iter().take(64) {
+        for module in plan.modules_for(&alias.pattern) {
+            assert!(usize::from(module) < plan.modules.len());
+        }
+    }
+}
+
+/// Kernel command lines.
+///
+/// Input: a command line.
+///
+/// Invariants:
+/// * no panic;
+/// * no parameter is made up: names and values are no longer than the input,
+///   hold no NUL, and the last parameter of a name is the one that is found.
+pub fn cmdline(data: &[u8]) {
+    let cmdline = Cmdline::parse(data);
+    let mut total = 0;
+    for param in cmdline.iter() {
+        let value = param.value.unwrap_or_default();
+        total += param.name.len() + value.len();
+        assert!(!param.name.contains(&0) && !value.contains(&0));
+    }
+    total += cmdline
+        .init_args()
+        .iter()
+        .map(|arg| arg.len())
+        .sum::<usize>();
+    assert!(total <= data.len());
+    if let Some(last) = cmdline.iter().last() {
+        if let Ok(name) = core::str::from_utf8(last.name) {
+            assert_eq!(cmdline.get(name), Some(last));
+        }
+    }
+    let (_, warnings) = Overrides::from_cmdline(&cmdline);
+    for warning in warnings {
+        drop(warning.to_string());
+    }
+}
+
+/// Initramfs archives.
+///
+/// Input: an initramfs.
+///
+/// Invariants:
+/// * no panic, and the walk gets on with every segment;
+/// * entries lie one behind the other inside the input; their paths hold no
+///   `..` and no empty component;
+/// * links point at entries, the first not behind the last.
+pub fn cpio(data: &[u8]) {
+    let mut at = 0;
+    while let Ok(segment) = next_segment(data, at) {
+        assert!(segment.start >= at && segment.start <= data.len());
+        if segment.kind != SegmentKind::Cpio {
+            break;
+        }
+        let mut reader = Reader::at(data, segment.start);
+        let mut entries = Vec::new();
+        for entry in &mut reader {
+            match entry {
+                Ok(entry) => entries.push(entry),
+                Err(error) => {
+                    assert!(error.offset <= data.len());
+                    drop(error.to_string());
+                }
+            }
+        }
+        let mut end = segment.start;
+        for entry in &entries {
+            assert!(entry.offset >= end && entry.data_offset > entry.offset);
+            end = entry.data_offset + entry.data.len();
+            // The padding before no data at all may be missing at the end.
+            assert!(entry.data.is_empty() || end <= data.len());
+            assert!(!entry.name.is_empty());
+            if let Ok(path) = entry.path() {
+                let mut components = path.split(|&byte| byte == b'/');
+                assert!(path.is_empty() || components.all(|c| !matches!(c, b"" | b"." | b"..")));
+            }
+        }
+        let links = resolve_links(&entries);
+        assert_eq!(links.len(), entries.len());
+        for link in links {
+            assert!(link.first <= link.last && link.last < entries.len());
+        }
+        if reader.position() <= at {
+            break;
+        }
+        at = reader.position();
+    }
+}
+
+/// Module metadata: modules.dep and its companions, modprobe.d.
+///
+/// Input: UTF-8 (the rest is replaced), the files separated by byte 1: dep,
+/// alias, softdep, weakdep, builtin, builtin.modinfo, a configuration file, a
+/// name to resolve. A first byte of `!` asks for all softdeps.
+///
+/// Invariants:
+/// * no panic;
+/// * an order of loading has each module once, after the ones that it needs;
+/// * rewriting with the same names changes nothing.
+pub fn kmod(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let mut parts = text.split('\u{1}');
+    let mut next = || parts.next().unwrap_or_default();
+    let texts = Texts {
+        all_softdeps: text.starts_with('!'),
+        dep: next(),
+        alias: next(),
+        softdep: next(),
+        weakdep: next(),
+        builtin: next(),
+        builtin_modinfo: next(),
+        config: vec![ConfigFile {
+            name: "fuzz.conf",
+            text: next(),
+        }],
+    };
+    let wanted = next();
+    let index = Index::new(&texts);
+    drop(index.resolve(wanted));
+    let names = index.modules().iter().take(8).map(|m| m.name.as_str());
+    for name in names.chain([wanted]) {
+        drop((index.options(name), index.is_blacklisted(name)));
+        let order = match index.load_order(&[name]) {
+            Ok(order) => order,
+            Err(error) => {
+                drop(error.to_string());
+                continue;
+            }
+        };
+        for (at, module) in order.iter().enumerate() {
+            let before = &order[..at];
+            assert!(before.iter().all(|other| other.name != module.name));
+        }
+    }
+    for warning in index.warnings() {
+        drop(warning.to_string());
+    }
+    assert_eq!(rewrite_dep(texts.dep, str::to_owned), texts.dep);
+    if let Err(error) = dep_index(texts.dep) {
+        drop(error.to_string());
+    }
+}
+
+/// Kernel modules.
+///
+/// Input: a module file.
+///
+/// Invariants:
+/// * no panic;
+/// * what is found are parts of the input.
+pub fn modinfo(data: &[u8]) {
+    match ModInfo::parse(data) {
+        Ok(info) => {
+            let total: usize = info.entries().map(|(k, v)| k.len() + v.len() + 1).sum();
+            assert!(total <= data.len());
+            let depends: usize = info.depends().map(str::len).sum();
+            assert!(depends <= info.get("depends").map_or(0, str::len));
+        }
+        Err(error) => drop(error.to_string()),
+    }
+}

@@ -1,0 +1,172 @@
+//! Small valid inputs to start from, made without tools.
+
+use iofs_cpio::{Format, NewEntry, Writer};
+use iofs_gpt::{Layout, NewPartition, Uuid, types};
+use iofs_plan::{Alias, BootPlan, Candidate, Expect, Module, Role, Selector};
+
+use crate::disks::{DISK, RESEAL};
+
+mod fat;
+
+pub use fat::{FILE as FAT_FILE, FatSize, volume as fat_volume};
+
+/// The seeds of a target. Those of ext4 and EROFS take mkfs and are made by
+/// the tests.
+#[must_use]
+pub fn of(target: &str) -> Vec<Vec<u8>> {
+    match target {
+        "gpt" => [512, 4096]
+            .into_iter()
+            .flat_map(|block_size| [gpt(block_size, 0), gpt(block_size, RESEAL)])
+            .collect(),
+        "fat" => FatSize::ALL.into_iter().map(fat_volume).collect(),
+        "plan" => vec![plan(), BootPlan::default()]
+            .into_iter()
+            .filter_map(|plan| plan.encode().ok())
+            .collect(),
+        "cmdline" => vec![
+            b"root=LABEL=\"a b\" quiet initoverlayfs.image=esp -- x=\"y z\"".to_vec(),
+            b"initoverlayfs.timeout=5 initoverlayfs.on_failure=halt initoverlayfs.debug".to_vec(),
+        ],
+        "cpio" => vec![cpio(Format::Newc), cpio(Format::Crc)],
+        "kmod" => vec![kmod("")],
+        "modinfo" => vec![module()],
+        _ => Vec::new(),
+    }
+}
+
+/// Both ends of a disk with two partitions.
+fn gpt(block_size: u32, options: u8) -> Vec<u8> {
+    let guid = |number: u128| Uuid::from_u128(0x5eed_0000_0000_4000_8000_0000_0000_0000 | number);
+    let mut front = Vec::new();
+    let mut back = Vec::new();
+    if let Ok(mut layout) = Layout::new(DISK, block_size, guid(0)) {
+        for (number, type_guid) in [(1, types::ESP), (2, types::ROOT_X86_64)] {
+            let _ = layout.add(&NewPartition {
+                type_guid,
+                part_guid: guid(number),
+                name: "seed",
+                size: 1 << 20,
+                attributes: 0,
+            });
+        }
+        let mut runs = layout.runs().into_iter().map(|(_, bytes)| bytes);
+        front = runs.next().unwrap_or_default();
+        back = runs.next().unwrap_or_default();
+    }
+    // The input is halved: the front has the MBR more.
+    let missing = front.len().saturating_sub(back.len());
+    let code = (block_size / 512).trailing_zeros().to_le_bytes()[0];
+    let mut seed = vec![options | code];
+    seed.extend(front);
+    seed.resize(seed.len() + missing, 0);
+    seed.extend(back);
+    seed
+}
+
+fn plan() -> BootPlan {
+    let module = |name: &str, role, needs: &[u16]| Module {
+        name: name.into(),
+        file: format!("{name}.ko"),
+        params: "a=1".into(),
+        role,
+        needs: needs.to_vec(),
+        required: true,
+    };
+    BootPlan {
+        product: "debian-13".into(),
+        kernel_release: "6.12.0".into(),
+        candidates: vec![
+            Candidate {
+                name: "esp".into(),
+                partition: Selector::TypeGuid(types::ESP),
+                file: Some("/image.erofs".into()),
+                expect: Expect::default(),
+            },
+            Candidate {
+                name: "label".into(),
+                partition: Selector::PartLabel("image".into()),
+                file: None,
+                expect: Expect::default(),
+            },
+        ],
+        modules: vec![
+            module("virtio_ring", Role::Dependency, &[]),
+            module("virtio_blk", Role::Disk, &[0]),
+            module("erofs", Role::Image, &[]),
+            module("loop", Role::Mapping, &[]),
+            module("ahci", Role::Bus, &[0, 1]),
+        ],
+        aliases: vec![
+            Alias {
+                pattern: "pci:v00001AF4d*sv[0-9]*".into(),
+                module: 1,
+            },
+            Alias {
+                pattern: "virtio:d00000002v*".into(),
+                module: 1,
+            },
+        ],
+        inits: vec!["/init".into()],
+        ..BootPlan::default()
+    }
+}
+
+fn cpio(format: Format) -> Vec<u8> {
+    let mut writer = Writer::new(format);
+    // The names are short and right: nothing here can fail.
+    let _ = writer.append(&NewEntry::directory("dir", 0o755));
+    let _ = writer.append(&NewEntry::file("dir/file", 0o644, b"contents"));
+    let _ = writer.append(&NewEntry::symlink("link", "dir/file"));
+    let names: [&[u8]; 2] = [b"one", b"two"];
+    let _ = writer.append_links(&names, &NewEntry::file("", 0o600, b"linked"));
+    let first = writer.finish_padded(512);
+    let mut second = Writer::after(first, format);
+    let _ = second.append(&NewEntry::file("init", 0o755, b"#!"));
+    second.finish()
+}
+
+fn kmod(first: &str) -> Vec<u8> {
+    [
+        &format!("{first}kernel/a.ko.xz: kernel/b-c.ko.xz\nkernel/b-c.ko.xz:\nkernel/d.ko:\n"),
+        "alias pci:v00001AF4d*sv[0-9]* a\nalias fs-d d\n",
+        "softdep a pre: d post: b_c\n",
+        "weakdep a d\n",
+        "kernel/e.ko\n",
+        "e.license=GPL\0e.alias=x:*\0",
+        "alias y a\noptions a p=1\nblacklist d\nsoftdep d pre: b_c\ninstall z /bin/true\n",
+        "pci:v00001AF4d1sv5",
+    ]
+    .join("\u{1}")
+    .into_bytes()
+}
+
+/// An ELF file of 64 bits with three sections: none, names, `.modinfo`.
+fn module() -> Vec<u8> {
+    let names = b"\0.shstrtab\0.modinfo\0";
+    let info = b"license=GPL\0depends=a,b\0name=m\0vermagic=6.12.0 SMP \0";
+    let (names_at, info_at) = (64, 64 + names.len());
+    let sections_at = (info_at + info.len()).next_multiple_of(8);
+    let mut out = vec![0; 64];
+    let mut put = |at: usize, bytes: &[u8]| out[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, b"\x7fELF\x02\x01\x01");
+    put(16, &[1, 0, 62, 0, 1]);
+    put(40, &(sections_at as u64).to_le_bytes());
+    put(52, &[64, 0, 0, 0, 0, 0, 64, 0, 3, 0, 1, 0]);
+    out.extend_from_slice(names);
+    out.extend_from_slice(info);
+    out.resize(sections_at, 0);
+    for (name, kind, at, len) in [
+        (0u8, 0u8, 0, 0),
+        (1, 3, names_at, names.len()),
+        (11, 1, info_at, info.len()),
+    ] {
+        let mut section = [0; 64];
+        section[0] = name;
+        section[4] = kind;
+        section[24..32].copy_from_slice(&(at as u64).to_le_bytes());
+        section[32..40].copy_from_slice(&(len as u64).to_le_bytes());
+        out.extend_from_slice(&section);
+    }
+    out
+}

@@ -1,0 +1,265 @@
+//! Every target on mutated seeds, for some seconds.
+//!
+//! `IOFS_FUZZ_SECONDS=600 cargo test -p iofs-fuzz` searches for as long in all.
+
+// Helpers here are test code too; clippy.toml only covers the tests proper.
+#![allow(clippy::unwrap_used)]
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use iofs_fat::Fat;
+use iofs_fuzz::seeds::{self, FAT_FILE, FatSize};
+use iofs_fuzz::smoke::{self, Failure, Limits};
+use iofs_fuzz::{TARGETS, Target};
+
+fn run(program: &str, args: &[&str]) {
+    let output = Command::new(program)
+        .args(args)
+        .output()
+        .unwrap_or_else(|error| {
+            panic!("{program} is needed for this test (Debian: e2fsprogs, erofs-utils): {error}")
+        });
+    assert!(
+        output.status.success(),
+        "{program} {args:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// A tree for mkfs.
+fn tree(folder: &Path) {
+    let tree = folder.join("tree");
+    fs::create_dir_all(tree.join("EFI")).unwrap();
+    fs::write(tree.join("EFI/image"), vec![b'a'; 9000]).unwrap();
+    fs::write(tree.join("small"), "b").unwrap();
+    std::os::unix::fs::symlink("EFI/image", tree.join("link")).unwrap();
+}
+
+/// An image's bytes without the zeros at its end, which the targets add.
+fn trimmed(path: &Path) -> Vec<u8> {
+    let mut bytes = fs::read(path).unwrap();
+    let len = bytes
+        .iter()
+        .rposition(|&byte| byte != 0)
+        .map_or(0, |at| at + 1);
+    bytes.truncate(len);
+    bytes
+}
+
+/// Without checksums of metadata, which would end nearly every mutation, with
+/// extents and with block maps.
+fn ext4_seeds() -> Vec<Vec<u8>> {
+    let folder = tempfile::tempdir().unwrap();
+    tree(folder.path());
+    let tree = folder.path().join("tree");
+    [
+        "^metadata_csum,^has_journal",
+        "^metadata_csum,^has_journal,^extent,^64bit",
+    ]
+    .iter()
+    .map(|features| {
+        let image = folder.path().join("image");
+        File::create(&image).unwrap().set_len(256 << 10).unwrap();
+        let fixed = "hash_seed=00000000-0000-4000-8000-000000000001,root_owner=0:0";
+        run(
+            "mkfs.ext4",
+            &[
+                "-q",
+                "-F",
+                "-b",
+                "1024",
+                "-N",
+                "16",
+                "-O",
+                features,
+                "-E",
+                fixed,
+                "-U",
+                "00000000-0000-4000-8000-000000000002",
+                "-d",
+                tree.to_str().unwrap(),
+                image.to_str().unwrap(),
+            ],
+        );
+        trimmed(&image)
+    })
+    .collect()
+}
+
+fn erofs_seeds() -> Vec<Vec<u8>> {
+    let folder = tempfile::tempdir().unwrap();
+    tree(folder.path());
+    let tree = folder.path().join("tree");
+    ["-C4096", "-zlz4hc"]
+        .iter()
+        .map(|option| {
+            let image = folder.path().join("image");
+            run(
+                "mkfs.erofs",
+                &[
+                    "--quiet",
+                    option,
+                    "-T0",
+                    "-U00000000-0000-4000-8000-000000000003",
+                    image.to_str().unwrap(),
+                    tree.to_str().unwrap(),
+                ],
+            );
+            trimmed(&image)
+        })
+        .collect()
+}
+
+fn seeds_of(target: &str) -> Vec<Vec<u8>> {
+    match target {
+        "ext4" => ext4_seeds(),
+        "erofs" => erofs_seeds(),
+        other => seeds::of(other),
+    }
+}
+
+/// Writes a failing input where it can be taken from.
+fn save(failure: &Failure) -> String {
+    let name = format!("{}-{}", failure.target, failure.number);
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    match fs::write(&path, &failure.bytes) {
+        Ok(()) => format!("{failure}\n  the input is in {}", path.display()),
+        Err(error) => format!("{failure}\n  the input could not be saved: {error}"),
+    }
+}
+
+#[test]
+fn no_target_fails_on_mutated_seeds() {
+    let asked = std::env::var("IOFS_FUZZ_SECONDS").ok();
+    let seconds: Option<u32> = asked.map(|text| text.parse().expect("a number of seconds"));
+    let targets = u32::try_from(TARGETS.len()).unwrap();
+    let limits = Limits {
+        inputs: if seconds.is_some() { u64::MAX } else { 20_000 },
+        time: Duration::from_secs(seconds.unwrap_or(15).into()) / targets,
+        input_time: Duration::from_secs(2),
+    };
+    let mut failures = Vec::new();
+    for (name, target) in TARGETS {
+        match smoke::run(name, *target, seeds_of(name), limits) {
+            Ok(tried) => {
+                println!("{name}: {tried} inputs");
+                // Fewer would mean that the target hardly gets anywhere.
+                assert!(tried > 50, "{name}: {tried} inputs in {:?}", limits.time);
+            }
+            Err(failure) => failures.push(save(&failure)),
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn no_regression_fails() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("regressions");
+    for (name, target) in TARGETS {
+        // Most targets have none.
+        let Ok(inputs) = fs::read_dir(folder.join(name)) else {
+            continue;
+        };
+        for input in inputs {
+            let path = input.unwrap().path();
+            println!("{}", path.display());
+            target(&fs::read(&path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn a_panic_and_a_hang_are_reported() {
+    fn panics_on_change(data: &[u8]) {
+        assert!(data.starts_with(b"seed"), "it does not start with seed");
+    }
+    fn sleeps_on_change(data: &[u8]) {
+        if data != b"seed" {
+            std::thread::sleep(Duration::from_millis(300));
+        }
+    }
+    fn never_ends(data: &[u8]) {
+        if data != b"seed" {
+            loop {
+                std::thread::sleep(Duration::from_secs(1));
+            }
+        }
+    }
+    let limits = Limits {
+        inputs: 1000,
+        time: Duration::from_secs(10),
+        input_time: Duration::from_millis(200),
+    };
+    let run = |target: Target| {
+        let failure = smoke::run("test", target, vec![b"seed".to_vec()], limits).unwrap_err();
+        // The number alone brings the input back.
+        assert_eq!(
+            smoke::input("test", &[b"seed".to_vec()], failure.number).1,
+            failure.bytes
+        );
+        *failure
+    };
+    let failure = run(panics_on_change);
+    assert_eq!(failure.why, "it does not start with seed");
+    assert!(failure.number > 0 && failure.to_string().contains("input"));
+    for target in [sleeps_on_change as Target, never_ends] {
+        assert!(run(target).why.contains("took more than"));
+    }
+}
+
+#[test]
+fn seeds_are_valid() {
+    for size in FatSize::ALL {
+        let mut volume = seeds::fat_volume(size);
+        volume.resize(4200 * 512, 0);
+        let fat = Fat::open(&volume).unwrap();
+        let map = fat.locate(FAT_FILE).unwrap();
+        assert_eq!((map.size, map.extents.len()), (700, 2), "{size:?}");
+        assert_eq!(fat.locate("/empty").unwrap().size, 0);
+        assert_eq!(fat.entries("/EFI").unwrap().len(), 1);
+    }
+    for mut volume in ext4_seeds() {
+        volume.resize(4 << 20, 0);
+        let ext4 = iofs_ext4::Ext4::open(&volume).unwrap();
+        assert_eq!(ext4.locate("/link").unwrap().size, 9000);
+    }
+    for image in erofs_seeds() {
+        iofs_erofs::Superblock::read(&image).unwrap();
+    }
+    let plans = seeds::of("plan");
+    assert!(!plans.is_empty());
+    for plan in plans {
+        iofs_plan::BootPlan::decode(&plan).unwrap();
+    }
+    for module in seeds::of("modinfo") {
+        let info = iofs_kmod::ModInfo::parse(&module).unwrap();
+        assert_eq!(info.name(), Some("m"));
+        assert_eq!(info.depends().collect::<Vec<_>>(), ["a", "b"]);
+    }
+    for archive in seeds::of("cpio") {
+        let entries = iofs_cpio::Reader::new(&archive).collect::<Result<Vec<_>, _>>();
+        assert_eq!(entries.unwrap().len(), 5);
+    }
+}
+
+#[test]
+fn every_target_is_a_libfuzzer_target() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("libfuzzer");
+    let manifest = fs::read_to_string(folder.join("Cargo.toml")).unwrap();
+    for (name, _) in TARGETS {
+        let source = fs::read_to_string(folder.join(format!("fuzz_targets/{name}.rs")));
+        let source = source.unwrap_or_else(|error| panic!("fuzz_targets/{name}.rs: {error}"));
+        assert!(
+            source.contains(&format!("iofs_fuzz::{name}(data)")),
+            "{name}"
+        );
+        let line = format!("path = \"fuzz_targets/{name}.rs\"");
+        assert!(
+            manifest.contains(&line),
+            "no {line} in libfuzzer/Cargo.toml"
+        );
+    }
+}
