@@ -2,6 +2,9 @@
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=discard.ld");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/discard.ld");
+    println!("cargo::rustc-link-arg-bins=-Wl,-T,{script}");
     // --build-id is left out by the linker flag: the same source gives the same
     // bytes. -z noseparate-code saves two pages of padding between segments.
     for argument in [
@@ -12,6 +15,7 @@ fn main() {
         "-Wl,--build-id=none",
         "-Wl,--gc-sections",
         "-Wl,-z,noseparate-code",
+        "-Wl,--no-eh-frame-hdr",
     ] {
         println!("cargo::rustc-link-arg-bins={argument}");
     }

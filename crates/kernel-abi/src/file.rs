@@ -171,7 +171,7 @@ pub fn list(path: &str) -> Result<Vec<(String, Kind)>> {
         };
         entries.push((name.to_string(), kind));
     }
-    entries.sort_unstable();
+    iofs_source::sort_compactly(&mut entries, |a, b| a < b);
     Ok(entries)
 }
 

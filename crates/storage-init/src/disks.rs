@@ -5,8 +5,6 @@
 //! The kernel's own view is compared with it, so that the device that is opened
 //! is the partition that was meant.
 
-use alloc::collections::BTreeMap;
-use alloc::collections::btree_map::Entry;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -29,6 +27,8 @@ const IGNORED: [&str; 9] = [
 /// A disk.
 #[derive(Debug, Clone)]
 pub struct Disk {
+    /// The kernel's name: `vda`.
+    pub name: String,
     /// Its size in bytes.
     pub size: u64,
     /// Its logical block size in bytes.
@@ -48,11 +48,11 @@ pub struct Part {
     pub entry: Partition,
 }
 
-/// All disks by the kernel's name.
+/// All disks, in the order in which they came.
 #[derive(Debug, Clone, Default)]
 pub struct Inventory {
     /// The disks seen so far.
-    pub disks: BTreeMap<String, Disk>,
+    pub disks: Vec<Disk>,
 }
 
 impl Inventory {
@@ -67,12 +67,10 @@ impl Inventory {
             .filter(|name| !IGNORED.iter().any(|prefix| is_of_kind(name, prefix)))
             .filter(|name| !file::exists(&format!("{class}/{name}/partition")))
             .collect();
-        self.disks.retain(|name, _| present.contains(name));
+        self.disks.retain(|disk| present.contains(&disk.name));
         for name in present {
-            if let Entry::Vacant(place) = self.disks.entry(name) {
-                if let Some(disk) = read_disk(place.key(), paths) {
-                    place.insert(disk);
-                }
+            if self.disks.iter().all(|disk| disk.name != name) {
+                self.disks.extend(read_disk(&name, paths));
             }
         }
     }
@@ -81,7 +79,7 @@ impl Inventory {
     /// was changed, or a disk came back under its old name.
     pub fn forget(&mut self, devpath: &str) {
         if let Some(name) = devpath.rsplit('/').next() {
-            self.disks.remove(name);
+            self.disks.retain(|disk| disk.name != name);
         }
     }
 
@@ -89,12 +87,12 @@ impl Inventory {
     #[must_use]
     pub fn matching(&self, selector: &Selector, paths: &Paths) -> Vec<Part> {
         let mut parts = Vec::new();
-        for (disk_name, disk) in &self.disks {
+        for disk in &self.disks {
             for entry in disk.partitions.iter().flatten() {
                 if !selects(selector, entry) {
                     continue;
                 }
-                let name = partition_name(disk_name, entry.number);
+                let name = partition_name(&disk.name, entry.number);
                 if kernel_agrees(&name, entry, paths) {
                     parts.push(Part {
                         name,
@@ -112,8 +110,8 @@ impl Inventory {
     pub fn describe(&self) -> Vec<String> {
         self.disks
             .iter()
-            .map(|(name, disk)| {
-                let size = disk.size >> 20;
+            .map(|disk| {
+                let (name, size) = (&disk.name, disk.size >> 20);
                 match &disk.partitions {
                     Err(why) => format!("disk {name}, {size} MiB: {why}"),
                     Ok(partitions) => {
@@ -137,7 +135,7 @@ fn describe_partition(disk: &str, entry: &Partition) -> String {
     format!(
         "{} \"{}\" ({kind}, PARTUUID={})",
         partition_name(disk, entry.number),
-        entry.name.escape_debug(),
+        entry.name.escape_default(),
         entry.part_guid
     )
 }
@@ -172,6 +170,7 @@ fn read_disk(name: &str, paths: &Paths) -> Option<Disk> {
         },
     };
     Some(Disk {
+        name: name.into(),
         size,
         block_size,
         partitions,
@@ -357,11 +356,11 @@ pub(crate) mod tests {
         std::fs::write(dir.path().join("dev/sda"), std::vec![0; table.len()]).unwrap();
         let mut inventory = Inventory::default();
         inventory.refresh(&paths);
-        assert!(inventory.disks["sda"].partitions.is_err());
+        assert!(inventory.disks[0].partitions.is_err());
         std::fs::write(dir.path().join("dev/sda"), table).unwrap();
         inventory.forget("/devices/pci0000:00/ata1/block/sda");
         inventory.refresh(&paths);
-        assert!(inventory.disks["sda"].partitions.is_ok());
+        assert!(inventory.disks[0].partitions.is_ok());
     }
 
     #[test]

@@ -343,7 +343,7 @@ pub fn modaliases(sys: &str) -> Vec<String> {
             }
         }
     }
-    all.sort_unstable();
+    iofs_source::sort_compactly(&mut all, |a, b| a < b);
     all.dedup();
     all
 }

@@ -63,7 +63,7 @@ impl fmt::Display for Warning {
                 f,
                 "\"{}\" on the kernel command line is not known and is ignored; known are \
                  initoverlayfs.image, .timeout, .on_failure, .failure_wait and .debug",
-                key.escape_debug()
+                key.escape_default()
             ),
             Self::BadValue {
                 key,
@@ -72,8 +72,8 @@ impl fmt::Display for Warning {
             } => write!(
                 f,
                 "{}=\"{}\" on the kernel command line is ignored: the value must be {allowed}",
-                key.escape_debug(),
-                value.escape_debug()
+                key.escape_default(),
+                value.escape_default()
             ),
             Self::BadValue {
                 key,
@@ -82,13 +82,13 @@ impl fmt::Display for Warning {
             } => write!(
                 f,
                 "{} on the kernel command line is ignored: it needs a value, {allowed}",
-                key.escape_debug()
+                key.escape_default()
             ),
             Self::Authentication { value } => write!(
                 f,
                 "initoverlayfs.auth={} on the kernel command line is ignored: authentication is \
                  chosen when the boot plan is built, never on the command line",
-                value.as_deref().unwrap_or("").escape_debug()
+                value.as_deref().unwrap_or("").escape_default()
             ),
         }
     }

@@ -12,6 +12,10 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod sort;
+
+pub use sort::sort_compactly;
+
 use alloc::vec::Vec;
 use core::cell::Cell;
 use core::fmt;
