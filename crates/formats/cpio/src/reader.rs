@@ -245,25 +245,11 @@ fn read_entry(bytes: &[u8], offset: usize) -> Result<(Entry<'_>, usize), CpioErr
         check,
     ] = numbers(header, offset)?;
 
-    let stored = usize::try_from(name_len)
-        .ok()
-        .filter(|len| (1..=MAX_NAME_LEN).contains(len))
-        .ok_or(fail(CpioErrorKind::BadNameLength { len: name_len }))?;
-    let stored = rest
-        .get(..stored)
-        .ok_or(fail(CpioErrorKind::TruncatedName { len: name_len }))?;
-    if stored.last() != Some(&0) {
-        return Err(fail(CpioErrorKind::BadName));
-    }
-    let name = stored
-        .split(|&byte| byte == 0)
-        .next()
-        .filter(|name| !name.is_empty())
-        .ok_or(fail(CpioErrorKind::BadName))?;
+    let (stored_len, name) = read_name(rest, name_len).map_err(fail)?;
 
     // The sums cannot overflow: header and name lie inside `bytes`, which has
     // at most isize::MAX bytes.
-    let data_offset = (offset + HEADER_LEN + stored.len()).next_multiple_of(4);
+    let data_offset = (offset + HEADER_LEN + stored_len).next_multiple_of(4);
     let after = bytes.get(data_offset..).unwrap_or(&[]);
     let data = usize::try_from(data_len)
         .ok()
@@ -296,4 +282,21 @@ fn read_entry(bytes: &[u8], offset: usize) -> Result<(Entry<'_>, usize), CpioErr
         }
     }
     Ok((entry, (data_offset + data.len()).next_multiple_of(4)))
+}
+
+/// The name at the start of `rest` and the length of its field, in bytes, which
+/// may hold more NULs than one.
+fn read_name(rest: &[u8], len: u32) -> Result<(usize, &[u8]), CpioErrorKind> {
+    let stored = usize::try_from(len)
+        .ok()
+        .filter(|len| (1..=MAX_NAME_LEN).contains(len))
+        .ok_or(CpioErrorKind::BadNameLength { len })?;
+    let stored = rest
+        .get(..stored)
+        .ok_or(CpioErrorKind::TruncatedName { len })?;
+    let name = stored.split(|&byte| byte == 0).next().unwrap_or(&[]);
+    if name.is_empty() || stored.last() != Some(&0) {
+        return Err(CpioErrorKind::BadName);
+    }
+    Ok((stored.len(), name))
 }

@@ -125,18 +125,11 @@ fn write_node(
         .filter(|offset| *offset <= OFFSET_MASK)
         .ok_or(BinaryError::TooLarge)?;
     let mut flags = 0;
-    // Sorted: what the first and the last agree in, all do. libkmod's root has
-    // no prefix.
-    let prefix = match entries {
-        [first, .., last] if !is_root => first
-            .key
-            .bytes()
-            .zip(last.key.bytes())
-            .skip(depth)
-            .take_while(|(a, b)| a == b)
-            .count(),
-        [only] if !is_root => only.key.len().saturating_sub(depth),
-        _ => 0,
+    // libkmod's root has no prefix.
+    let prefix = if is_root {
+        0
+    } else {
+        common_prefix(entries, depth)
     };
     let end = depth + prefix;
     if let Some(bytes) = entries
@@ -176,6 +169,16 @@ fn write_node(
         }
     }
     Ok(offset | flags)
+}
+
+/// How many bytes after the first `depth` all keys agree in: sorted, what the
+/// first and the last agree in, all do.
+fn common_prefix(entries: &[Entry<'_>], depth: usize) -> usize {
+    let Some((first, last)) = entries.first().zip(entries.last()) else {
+        return 0;
+    };
+    let pairs = first.key.bytes().zip(last.key.bytes());
+    pairs.skip(depth).take_while(|(a, b)| a == b).count()
 }
 
 fn put_at(out: &mut [u8], at: usize, number: u32) {
