@@ -11,12 +11,24 @@
 
 #![forbid(unsafe_code)]
 
+mod adjust;
+mod clock;
 mod error;
+mod image;
+mod input;
+mod kernel;
+mod mini;
+mod osrelease;
+mod process;
 mod progress;
 mod request;
+mod stage;
 mod summary;
 
 pub use error::{Error, ErrorKind, Result};
+pub use image::{ImageJob, ImageWriter, MkfsErofs, expect_of};
+pub use kernel::{kernel_image, kernel_release, kernel_release_of_image};
+pub use mini::host::boot_disks;
 pub use progress::{Progress, Silent, Step};
 pub use request::{
     Compression, Generator, GeneratorRun, HostDisks, ImageCompression, ImageRequest, Kernel,
@@ -25,8 +37,6 @@ pub use request::{
 pub use summary::{ImageSummary, MiniSummary, ModuleSummary, StepTime, Summary};
 
 pub use iofs_plan::{BootPlan, Candidate, Expect, OnFailure, Selector, Uuid};
-
-use std::path::{Path, PathBuf};
 
 /// What [`build_image`] made.
 #[derive(Debug, Clone)]
@@ -81,8 +91,20 @@ pub fn build(
 /// [`ErrorKind::Privilege`] without root's rights, and whatever goes wrong with
 /// the input, the tools or the output; nothing is left at the output's path then.
 pub fn build_image(request: &ImageRequest, progress: &dyn Progress) -> Result<BuiltImage> {
-    let _ = (request, progress);
-    Err(Error::new(ErrorKind::Unsupported, "not written yet"))
+    image::build(request, progress)
+}
+
+/// Builds an init image with a writer of the caller's. The request's compression
+/// is not used: it is the writer's own affair.
+///
+/// # Errors
+/// As [`build_image`].
+pub fn build_image_with(
+    request: &ImageRequest,
+    writer: &dyn ImageWriter,
+    progress: &dyn Progress,
+) -> Result<BuiltImage> {
+    image::build_with(request, writer, progress)
 }
 
 /// Builds a mini-initramfs. Needs no rights.
@@ -91,65 +113,5 @@ pub fn build_image(request: &ImageRequest, progress: &dyn Progress) -> Result<Bu
 /// [`ErrorKind::Modules`] if the kernel lacks what was asked for, and whatever
 /// goes wrong with the files; nothing is left at the output's path then.
 pub fn build_mini(request: &MiniRequest, progress: &dyn Progress) -> Result<BuiltMini> {
-    let _ = (request, progress);
-    Err(Error::new(ErrorKind::Unsupported, "not written yet"))
-}
-
-/// What a plan should expect of an existing image.
-///
-/// # Errors
-/// If the file cannot be read or is no EROFS file system.
-pub fn expect_of(image: &Path) -> Result<Expect> {
-    Err(Error::new(
-        ErrorKind::Unsupported,
-        format!("not written yet: {}", image.display()),
-    ))
-}
-
-/// The kernel release of `sysroot`, if it has modules for exactly one.
-///
-/// # Errors
-/// [`ErrorKind::Usage`] if there is none, or several (the message lists them).
-pub fn kernel_release(sysroot: &Path) -> Result<String> {
-    Err(Error::new(
-        ErrorKind::Unsupported,
-        format!("not written yet: {}", sysroot.display()),
-    ))
-}
-
-/// The release of a kernel image file (x86 bzImage; also inside a UKI's `.linux`
-/// section or `.uname`).
-///
-/// # Errors
-/// [`ErrorKind::Input`] if the file is no kernel that says its release.
-pub fn kernel_release_of_image(vmlinuz: &Path) -> Result<String> {
-    Err(Error::new(
-        ErrorKind::Unsupported,
-        format!("not written yet: {}", vmlinuz.display()),
-    ))
-}
-
-/// The kernel image file of `release` under `sysroot`: `boot/vmlinuz-RELEASE`
-/// or `usr/lib/modules/RELEASE/vmlinuz`.
-///
-/// # Errors
-/// [`ErrorKind::Usage`] if there is none; the message names the places.
-pub fn kernel_image(sysroot: &Path, release: &str) -> Result<PathBuf> {
-    Err(Error::new(
-        ErrorKind::Unsupported,
-        format!("not written yet: {} {release}", sysroot.display()),
-    ))
-}
-
-/// The block devices under this machine's boot partition: what is mounted on
-/// the first of /efi, /boot/efi and /boot that is a mount point, else on /.
-/// Kernel names, as [`HostDisks::devices`] takes them.
-///
-/// # Errors
-/// [`ErrorKind::Usage`] if none of them is on a block device.
-pub fn boot_disks(sysfs: &Path) -> Result<Vec<String>> {
-    Err(Error::new(
-        ErrorKind::Unsupported,
-        format!("not written yet: {}", sysfs.display()),
-    ))
+    mini::build(request, progress)
 }

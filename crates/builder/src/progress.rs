@@ -19,6 +19,8 @@ pub enum Step {
     WriteImage,
     /// Reading the image back.
     VerifyImage,
+    /// Reading the kernel's module metadata.
+    ReadIndex,
     /// Choosing the mini-initramfs's modules and compiling the plan.
     SelectModules,
     /// Reading and decompressing those modules; total in modules.
@@ -38,6 +40,7 @@ impl Step {
             Self::Scan => "scanning",
             Self::WriteImage => "writing the init image",
             Self::VerifyImage => "checking the init image",
+            Self::ReadIndex => "reading module metadata",
             Self::SelectModules => "choosing modules",
             Self::ReadModules => "reading modules",
             Self::WriteMini => "writing the mini-initramfs",

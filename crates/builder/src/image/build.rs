@@ -1,0 +1,286 @@
+//! Builds an init image: input, stage, modules, adjustments, image, check.
+
+use super::scan::{Tree, derive_uuid};
+use super::{ImageJob, ImageWriter, MkfsErofs, Pending, erofs};
+use crate::adjust;
+use crate::clock::Clock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::input::{generator, segments};
+use crate::osrelease;
+use crate::progress::{Progress, Step};
+use crate::request::{ImageRequest, Source};
+use crate::stage::{Stage, StagedModules};
+use crate::summary::ImageSummary;
+use crate::{BuiltImage, Expect};
+use iofs_source::{ReadAt, ReadError, ReadErrorKind};
+use std::fs::File;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+
+/// The greatest size of an initramfs file, in bytes: it is held in memory.
+const MAX_INITRD: u64 = 4 << 30;
+
+/// A staged input.
+struct Input {
+    early: Vec<u8>,
+    bytes: u64,
+    product: Option<String>,
+}
+
+/// Builds with mkfs.erofs.
+pub(crate) fn build(request: &ImageRequest, progress: &dyn Progress) -> Result<BuiltImage> {
+    let writer = MkfsErofs::probe(request.compression.clone())?;
+    build_with(request, &writer, progress)
+}
+
+/// Builds with any writer of EROFS images.
+pub(crate) fn build_with(
+    request: &ImageRequest,
+    writer: &dyn ImageWriter,
+    progress: &dyn Progress,
+) -> Result<BuiltImage> {
+    let mut clock = Clock::new(progress);
+    let mut stage = Stage::new(request.work_dir.as_deref())?;
+    let pending = Pending::new(&request.output)?;
+    let input = fill(&mut stage, request, pending.path(), &mut clock, progress)?;
+    let modules = StagedModules::find(&stage)?;
+    clock.step(Step::StageModules, Some(modules.len()), || {
+        modules.decompress(request.limits, progress)
+    })?;
+    let adjustments = adjust::adjust(&mut stage, request.run_init.as_deref())?;
+    let tree = Tree::walk(stage.path())?;
+    let scan = clock.step(Step::Scan, Some(tree.len()), || {
+        tree.scan(writer.wants_plain(), progress)
+    })?;
+    let uuid = request.uuid.unwrap_or_else(|| {
+        derive_uuid(
+            &scan.digest,
+            &writer.name(),
+            &writer.compression(),
+            request.timestamp,
+        )
+    });
+    let job = ImageJob {
+        stage: stage.path(),
+        work: stage.work(),
+        output: pending.path(),
+        uuid,
+        timestamp: request.timestamp,
+        plain: &scan.plain,
+    };
+    clock.step(Step::WriteImage, None, || writer.write(&job, progress))?;
+    let expect = clock.step(Step::VerifyImage, None, || {
+        verify(pending.path(), uuid, &mut stage.warnings, progress)
+    })?;
+    pending.commit()?;
+    for warning in &stage.warnings {
+        progress.warn(warning);
+    }
+    let product = match input.product {
+        Some(product) => product,
+        None => stage_product(&stage)?.unwrap_or_else(|| "linux".to_owned()),
+    };
+    let summary = ImageSummary {
+        path: request.output.clone(),
+        bytes: expect.size,
+        raw_bytes: scan.raw_bytes,
+        input_bytes: input.bytes,
+        files: tree.len(),
+        uuid: uuid.to_string(),
+        writer: writer.name(),
+        compression: writer.compression(),
+        plain_files: scan.plain.len() as u64,
+        plain_bytes: scan.plain_bytes,
+        decompressed_modules: modules.len(),
+        early_bytes: input.early.len() as u64,
+        product,
+        adjustments,
+        warnings: std::mem::take(&mut stage.warnings),
+        times: clock.times(),
+    };
+    Ok(BuiltImage {
+        summary,
+        expect,
+        early: input.early,
+    })
+}
+
+/// Fills the stage from whatever the source is. `output` is not part of it.
+fn fill(
+    stage: &mut Stage,
+    request: &ImageRequest,
+    output: &Path,
+    clock: &mut Clock<'_>,
+    progress: &dyn Progress,
+) -> Result<Input> {
+    match &request.source {
+        Source::Initrd(file) => unpack(stage, file, request, clock, progress),
+        Source::Root(root) => {
+            let identity = |path: &Path| -> Result<(u64, u64)> {
+                let meta = path.metadata().map_err(Error::io("looking at", path))?;
+                Ok((meta.dev(), meta.ino()))
+            };
+            let leave_out = [identity(stage.work())?, identity(output)?];
+            clock.step(Step::Stage, None, || {
+                stage.copy_tree(root, &leave_out, request.limits, progress)
+            })?;
+            Ok(Input {
+                early: Vec::new(),
+                bytes: 0,
+                product: None,
+            })
+        }
+        Source::Generator(run) => {
+            let work = stage.work().join("generator");
+            std::fs::create_dir(&work).map_err(Error::io("making", &work))?;
+            let file = clock.step(Step::Generate, None, || {
+                generator::run(run, &work, progress)
+            })?;
+            let mut input = unpack(stage, &file, request, clock, progress)?;
+            // An initramfs is named after its generator; its user means the
+            // distribution that it starts.
+            input.product = root_product(run.sysroot.as_deref().unwrap_or(Path::new("/")));
+            std::fs::remove_dir_all(&work).map_err(Error::io("removing", &work))?;
+            Ok(input)
+        }
+    }
+}
+
+fn unpack(
+    stage: &mut Stage,
+    file: &Path,
+    request: &ImageRequest,
+    clock: &mut Clock<'_>,
+    progress: &dyn Progress,
+) -> Result<Input> {
+    let meta = file.metadata().map_err(Error::io("looking at", file))?;
+    if meta.len() > MAX_INITRD {
+        return Err(Error::new(
+            ErrorKind::Limit,
+            format!("{} has more than {MAX_INITRD} bytes", file.display()),
+        ));
+    }
+    let bytes = std::fs::read(file).map_err(Error::io("reading", file))?;
+    let (early, rest) = bytes.split_at(segments::early_len(&bytes));
+    if rest.iter().all(|&byte| byte == 0) {
+        return Err(Error::new(
+            ErrorKind::Input,
+            format!("{} holds no initramfs", file.display()),
+        ));
+    }
+    clock.step(Step::Stage, Some(rest.len() as u64), || {
+        stage.unpack(&bytes, early.len(), request.limits, progress)
+    })?;
+    Ok(Input {
+        early: early.to_vec(),
+        bytes: bytes.len() as u64,
+        product: None,
+    })
+}
+
+/// The product of a root outside the stage.
+fn root_product(root: &Path) -> Option<String> {
+    osrelease::PLACES
+        .iter()
+        .find_map(|place| {
+            let path = root.join(place);
+            let small = path
+                .metadata()
+                .is_ok_and(|meta| meta.len() <= osrelease::MAX_LEN);
+            small.then(|| std::fs::read_to_string(path).ok()).flatten()
+        })
+        .and_then(|text| osrelease::product(&text))
+}
+
+fn stage_product(stage: &Stage) -> Result<Option<String>> {
+    for place in osrelease::PLACES {
+        if let Some(bytes) = stage.read(place, osrelease::MAX_LEN)? {
+            if let Some(product) = osrelease::product(&String::from_utf8_lossy(&bytes)) {
+                return Ok(Some(product));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// An image file, read by position.
+struct ImageFile {
+    file: File,
+    size: u64,
+}
+
+impl ImageFile {
+    fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(Error::io("opening", path))?;
+        let meta = file.metadata().map_err(Error::io("looking at", path))?;
+        Ok(Self {
+            file,
+            size: meta.len(),
+        })
+    }
+}
+
+impl ReadAt for ImageFile {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> std::result::Result<(), ReadError> {
+        self.file
+            .read_exact_at(buf, offset)
+            .map_err(|error| ReadError {
+                offset,
+                len: buf.len() as u64,
+                kind: match error.raw_os_error() {
+                    Some(errno) => ReadErrorKind::Io { errno },
+                    None => ReadErrorKind::OutOfBounds { size: self.size },
+                },
+            })
+    }
+
+    fn size(&self) -> u64 {
+        self.size
+    }
+}
+
+/// What a plan should expect of an existing image.
+///
+/// # Errors
+/// [`ErrorKind::Io`] if the file cannot be read, [`ErrorKind::Verify`] if it is
+/// no EROFS file system or not whole.
+pub fn expect_of(image: &Path) -> Result<Expect> {
+    let file = ImageFile::open(image)?;
+    let superblock = iofs_erofs::Superblock::read(&file).map_err(|source| {
+        Error::new(
+            ErrorKind::Verify,
+            format!("{} is no init image", image.display()),
+        )
+        .source(source)
+    })?;
+    Ok(Expect {
+        uuid: superblock.uuid,
+        size: superblock.size_bytes(),
+    })
+}
+
+/// Reads the image back: the right one, whole, and without a fault that
+/// fsck.erofs would find.
+fn verify(
+    image: &Path,
+    uuid: crate::Uuid,
+    warnings: &mut Vec<String>,
+    progress: &dyn Progress,
+) -> Result<Expect> {
+    let expect = expect_of(image)?;
+    if expect.uuid != uuid {
+        return Err(Error::new(
+            ErrorKind::Verify,
+            format!(
+                "the image has UUID {} and not {uuid} as ordered",
+                expect.uuid
+            ),
+        ));
+    }
+    if !erofs::fsck(image, progress)? {
+        warnings.push(
+            "fsck.erofs is not installed: only the image's superblock was checked".to_owned(),
+        );
+    }
+    Ok(expect)
+}

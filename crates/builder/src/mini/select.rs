@@ -1,0 +1,292 @@
+//! Which modules the mini-initramfs holds, and in which order they load.
+
+use super::catalogue::{self, COMPANIONS};
+use super::host;
+use super::index::KernelModules;
+use crate::error::{Error, ErrorKind, Result};
+use crate::request::{HostDisks, Modules};
+use iofs_kmod::{Index, Module, OrderError, Resolved};
+use iofs_plan::Role;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What every boot needs.
+const IMAGE: [&str; 2] = ["erofs", "overlay"];
+
+/// What an image that is a file on a partition needs.
+const MAPPING: [&str; 2] = ["loop", "dm-mod"];
+
+/// Modules by request: the name as it is looked up, when it loads, and why.
+#[derive(Debug, Clone)]
+struct Root {
+    name: String,
+    role: Role,
+    reason: String,
+}
+
+/// A module that was chosen, in load order.
+#[derive(Debug)]
+pub(crate) struct Chosen<'i> {
+    pub(crate) module: &'i Module,
+    pub(crate) role: Role,
+    pub(crate) reason: String,
+    /// False if it is only wanted softly: what wants it loads without it.
+    pub(crate) required: bool,
+    /// Indices of what must be loaded before; each is less than its own.
+    pub(crate) needs: Vec<u16>,
+}
+
+/// Chooses. `mapping` says whether some candidate is a file; `warnings` is told
+/// what was left out and why.
+pub(crate) fn select<'i>(
+    kernel: &'i KernelModules,
+    wanted: &Modules,
+    mapping: bool,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<Chosen<'i>>> {
+    let index = &kernel.index;
+    let mut roots = match wanted {
+        Modules::None => return Ok(Vec::new()),
+        Modules::Drivers(names) => drivers(index, names)?,
+        Modules::Host(disks) => host_drivers(index, disks, warnings)?,
+        Modules::Generic => Vec::new(),
+    };
+    let mut always = |names: [&str; 2], role, reason: &str| {
+        roots.extend(names.map(|name| Root {
+            name: name.to_owned(),
+            role,
+            reason: reason.to_owned(),
+        }));
+    };
+    always(IMAGE, Role::Image, "mounts the image");
+    if mapping {
+        always(MAPPING, Role::Mapping, "makes a device of a file");
+    }
+    if matches!(wanted, Modules::Generic) {
+        roots.extend(generic(index, warnings));
+    }
+    let names: Vec<&str> = roots.iter().map(|root| root.name.as_str()).collect();
+    let order = index.load_order(&names).map_err(not_loadable)?;
+    arrange(index, &roots, order)
+}
+
+fn not_loadable(source: OrderError) -> Error {
+    let error = Error::new(
+        ErrorKind::Modules,
+        "the modules that a boot needs cannot be loaded",
+    );
+    let error = match &source {
+        OrderError::NotFound { name } if IMAGE.contains(&name.as_str()) => error.hint(format!(
+            "This kernel has no {name}; install the package with its further modules."
+        )),
+        OrderError::NotFound { .. } => {
+            error.hint("Check the name; modules that are built in need not be named.")
+        }
+        _ => error,
+    };
+    error.source(source)
+}
+
+/// Modules that the user names, and what finds the disks behind them.
+fn drivers(index: &Index, names: &[String]) -> Result<Vec<Root>> {
+    let mut roots = Vec::new();
+    for name in names {
+        roots.push(Root {
+            name: name.clone(),
+            role: Role::Disk,
+            reason: "named by the user".to_owned(),
+        });
+        let resolved = index.resolve(name);
+        for module in resolved.into_iter().filter_map(Resolved::module) {
+            roots.extend(companions(index, module, Role::Disk));
+        }
+    }
+    Ok(roots)
+}
+
+/// The modules that drive the devices between the disks and the machine.
+fn host_drivers(index: &Index, disks: &HostDisks, warnings: &mut Vec<String>) -> Result<Vec<Root>> {
+    let links = host::chain(&disks.sysfs, &disks.devices)?;
+    let mut roots: Vec<Root> = Vec::new();
+    for link in &links {
+        let by_driver = link.module.as_deref().and_then(|name| index.module(name));
+        let by_alias = link.modalias.iter().flat_map(|alias| index.resolve(alias));
+        // An alias may also find what only watches the bus: take from those what
+        // drives storage.
+        let by_alias = by_alias
+            .filter_map(Resolved::module)
+            .filter(|module| drives_storage(module) && !index.is_blacklisted(&module.name));
+        for module in by_driver.into_iter().chain(by_alias) {
+            if roots.iter().any(|root| root.name == module.name) {
+                continue;
+            }
+            roots.push(Root {
+                name: module.name.clone(),
+                role: Role::Disk,
+                reason: format!("drives {}", link.device.display()),
+            });
+        }
+    }
+    if links.is_empty() {
+        warnings.push(format!(
+            "{} shows nothing that {} hang on; the mini-initramfs has no disk driver",
+            disks.sysfs.display(),
+            disks.devices.join(", ")
+        ));
+    }
+    Ok(roots)
+}
+
+/// Every module that drives storage, except those that modprobe.d keeps away.
+fn generic(index: &Index, warnings: &mut Vec<String>) -> Vec<Root> {
+    let mut roots = Vec::new();
+    for module in index.modules() {
+        if !drives_storage(module) {
+            continue;
+        }
+        if index.is_blacklisted(&module.name) {
+            warnings.push(format!("{} is left out: it is blacklisted", module.name));
+            continue;
+        }
+        if let Err(error) = index.load_order(&[&module.name]) {
+            warnings.push(format!("{} is left out: {error}", module.name));
+            continue;
+        }
+        roots.push(Root {
+            name: module.name.clone(),
+            role: Role::Bus,
+            reason: "drives storage".to_owned(),
+        });
+    }
+    roots
+}
+
+/// A module's path under `kernel/`, whatever its folder is called otherwise
+/// (`updates/`, `extra/` keep the source's folders below or none).
+fn drives_storage(module: &Module) -> bool {
+    let path = match module.path.find("drivers/") {
+        Some(at) => module.path.get(at..).unwrap_or(""),
+        None => return false,
+    };
+    catalogue::drives_storage(path, &module.name)
+}
+
+fn companions(index: &Index, module: &Module, role: Role) -> Vec<Root> {
+    let Some(at) = module.path.find("drivers/") else {
+        return Vec::new();
+    };
+    let path = module.path.get(at..).unwrap_or("");
+    COMPANIONS
+        .iter()
+        .filter(|(folder, _)| path.starts_with(folder))
+        .flat_map(|(_, names)| *names)
+        .filter(|name| index.module(name).is_some())
+        .map(|name| Root {
+            name: (*name).to_owned(),
+            role,
+            reason: format!("finds the disks of {}", module.name),
+        })
+        .collect()
+}
+
+/// Turns requests and the load order into what the plan says of each module.
+fn arrange<'i>(
+    index: &'i Index,
+    roots: &[Root],
+    order: Vec<&'i Module>,
+) -> Result<Vec<Chosen<'i>>> {
+    let mut at: BTreeMap<&str, u16> = BTreeMap::new();
+    for (number, module) in order.iter().enumerate() {
+        let number = u16::try_from(number).map_err(|_| {
+            Error::new(
+                ErrorKind::Limit,
+                "more modules than a boot plan can hold (65536)",
+            )
+        })?;
+        at.insert(&module.name, number);
+    }
+    let mut chosen: Vec<Chosen<'i>> = Vec::with_capacity(order.len());
+    // What each module needs, directly or not.
+    let mut closures: Vec<BTreeSet<u16>> = Vec::with_capacity(order.len());
+    for (number, &module) in order.iter().enumerate() {
+        let before = |name: &str| at.get(name).copied().filter(|&n| usize::from(n) < number);
+        let all: BTreeSet<u16> = module
+            .needs
+            .iter()
+            .filter_map(|name| before(name))
+            .chain(
+                index
+                    .soft_pre(module)
+                    .iter()
+                    .filter_map(|soft| before(&soft.name)),
+            )
+            .collect();
+        // modules.dep lists dependencies of dependencies; one edge is enough.
+        let reached = |need: u16| {
+            all.iter().any(|&other| {
+                closures
+                    .get(usize::from(other))
+                    .is_some_and(|closure| closure.contains(&need))
+            })
+        };
+        let needs: Vec<u16> = all.iter().copied().filter(|&need| !reached(need)).collect();
+        let mut closure = all.clone();
+        for &need in &all {
+            closure.extend(closures.get(usize::from(need)).into_iter().flatten());
+        }
+        closures.push(closure);
+        chosen.push(Chosen {
+            module,
+            role: Role::Dependency,
+            reason: String::new(),
+            required: false,
+            needs,
+        });
+    }
+    for root in roots {
+        for module in index
+            .resolve(&root.name)
+            .into_iter()
+            .filter_map(Resolved::module)
+        {
+            let slot = at
+                .get(module.name.as_str())
+                .and_then(|&n| chosen.get_mut(usize::from(n)));
+            if let Some(slot) = slot.filter(|slot| slot.role == Role::Dependency) {
+                slot.role = root.role;
+                slot.reason.clone_from(&root.reason);
+                slot.required = true;
+            }
+        }
+    }
+    explain(index, &at, &mut chosen);
+    Ok(chosen)
+}
+
+/// Marks what others need (and not only want) as required, and says of each
+/// dependency whose it is.
+fn explain(index: &Index, at: &BTreeMap<&str, u16>, chosen: &mut [Chosen<'_>]) {
+    // Backwards: a module stands after those that it needs.
+    for number in (0..chosen.len()).rev() {
+        let (before, rest) = chosen.split_at_mut(number);
+        let Some(user) = rest.first() else {
+            continue;
+        };
+        let hard = user.module.needs.iter().map(|name| (name.as_str(), true));
+        let soft = index.soft_pre(user.module);
+        let soft = soft.iter().map(|module| (module.name.as_str(), false));
+        for (name, is_hard) in hard.chain(soft) {
+            let slot = at.get(name).and_then(|&n| before.get_mut(usize::from(n)));
+            let Some(slot) = slot else {
+                continue;
+            };
+            slot.required |= is_hard;
+            if slot.role == Role::Dependency {
+                let verb = if is_hard { "needed" } else { "wanted" };
+                slot.reason = format!("{verb} by {}", user.module.name);
+            }
+        }
+    }
+    for slot in chosen.iter_mut().filter(|slot| slot.reason.is_empty()) {
+        "wanted beside another module".clone_into(&mut slot.reason);
+    }
+}
