@@ -5,6 +5,8 @@ use core::fmt;
 pub(crate) const COMPAT_SB_CHKSUM: u32 = 0x1;
 
 pub(crate) const INCOMPAT_COMPR_CFGS: u32 = 0x2;
+/// Shared with `dedupe`: `packed_nid` tells.
+pub(crate) const INCOMPAT_FRAGMENTS: u32 = 0x20;
 pub(crate) const INCOMPAT_CHUNKED_FILE: u32 = 0x4;
 pub(crate) const INCOMPAT_DEVICE_TABLE: u32 = 0x8;
 pub(crate) const INCOMPAT_XATTR_PREFIXES: u32 = 0x40;
@@ -27,7 +29,7 @@ const INCOMPAT_NAMES: &[(u32, &str)] = &[
     (INCOMPAT_CHUNKED_FILE, "chunked_file"),
     (INCOMPAT_DEVICE_TABLE, "device_table/compr_head2"),
     (0x10, "ztailpacking"),
-    (0x20, "fragments/dedupe"),
+    (INCOMPAT_FRAGMENTS, "fragments/dedupe"),
     (INCOMPAT_XATTR_PREFIXES, "xattr_prefixes"),
     (INCOMPAT_48BIT, "48bit"),
     (INCOMPAT_METABOX, "metabox"),

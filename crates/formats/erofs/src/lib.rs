@@ -7,9 +7,13 @@
 //! is at offset 1024, 128 bytes long.
 //!
 //! [`Superblock::read`] checks what is needed to tell a stale, foreign or
-//! truncated image from the right one before the kernel mounts it. With the
-//! feature `tree`, `Tree` walks the inodes. Contents of compressed files are out of
-//! scope; `fsck.erofs --extract` reads them.
+//! truncated image from the right one before the kernel mounts it.
+//!
+//! With the cargo feature `tree`, `tree::Tree` reads inodes of both forms,
+//! directories, attributes, and the contents of files that are not compressed
+//! (flat, inline, chunks on one device). Compressed contents are out of scope:
+//! `fsck.erofs --extract` reads them. Rejected are the features `48bit` and
+//! `metabox`, unknown incompatible ones, and whatever contradicts itself.
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -21,6 +25,8 @@ extern crate std;
 mod bytes;
 mod features;
 mod superblock;
+#[cfg(feature = "tree")]
+pub mod tree;
 
 pub use features::{Algorithm, Features};
 pub use superblock::{ErofsError, Superblock};

@@ -1,5 +1,8 @@
 //! Single files: in pieces, with holes, unwritten, encrypted, behind links.
 
+// Tests may panic.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::fs;

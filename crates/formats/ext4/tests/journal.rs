@@ -4,6 +4,9 @@
 //! into the journal of a copy of the old state, file data in place, as ordered
 //! mode does it. What e2fsck makes of that copy is the oracle.
 
+// Tests may panic.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::fs::{self, File};

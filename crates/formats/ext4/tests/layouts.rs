@@ -1,6 +1,9 @@
 //! Every layout that mke2fs can make, read back and compared with the tree it
 //! was made from, with ext4-view and with what dumpe2fs says.
 
+// Tests may panic.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::collections::BTreeMap;

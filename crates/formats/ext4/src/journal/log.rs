@@ -285,7 +285,9 @@ impl<S: ReadAt> Scan<'_, S> {
     fn finish(mut self) -> Vec<Replacement> {
         self.copies.truncate(self.committed_copies);
         self.revocations.truncate(self.committed_revocations);
-        self.revocations.sort_unstable_by_key(|r| (r.block, r.age));
+        iofs_source::sort_compactly(&mut self.revocations, |a, b| {
+            (a.block, a.age) < (b.block, b.age)
+        });
         let revocations = self.revocations;
         let sequence = self.settings.sequence;
         let mut copies = self.copies;
@@ -296,13 +298,19 @@ impl<S: ReadAt> Scan<'_, S> {
                 r.block != copy.block || r.age < copy.transaction.wrapping_sub(sequence)
             })
         });
-        // A stable sort keeps the copies of a block in log order; of those the
-        // last one counts.
-        copies.sort_by_key(|copy| copy.block);
-        copies.reverse();
-        copies.dedup_by_key(|copy| copy.block);
-        copies.reverse();
-        copies
+        // By block, and the copies of a block in log order: the last one counts.
+        let mut order: Vec<(u64, usize)> = copies
+            .iter()
+            .enumerate()
+            .map(|(index, copy)| (copy.block, index))
+            .collect();
+        iofs_source::sort_compactly(&mut order, |a, b| a < b);
+        order
+            .iter()
+            .enumerate()
+            .filter(|&(at, (block, _))| order.get(at + 1).is_none_or(|next| next.0 != *block))
+            .filter_map(|(_, &(_, index))| copies.get(index).copied())
+            .collect()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Images made by the real tools, and ways to look at them.
 
-// Each test binary uses a part of this.
-#![allow(dead_code)]
+// Each test binary uses a part of this; helpers of tests may panic as tests do.
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::fs::{self, File};
 use std::io::Write as _;
