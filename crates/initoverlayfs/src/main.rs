@@ -1,2 +1,7 @@
-//! To be written.
-fn main() {}
+//! The `initoverlayfs` program; see the library for all of it.
+
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    initoverlayfs::main()
+}

@@ -1,9 +1,11 @@
-//! The boot entry's text.
+//! The boot entry's text and name.
 
-use crate::error::InstallError;
+use iofs_bls::{Entry, EntryName};
+
+use crate::error::{ErrorKind, InstallError};
 
 /// What an entry says.
-pub(crate) struct Entry<'a> {
+pub(crate) struct Content<'a> {
     pub(crate) title: &'a str,
     pub(crate) version: &'a str,
     pub(crate) sort_key: &'a str,
@@ -13,19 +15,40 @@ pub(crate) struct Entry<'a> {
     pub(crate) options: &'a str,
 }
 
-pub(crate) fn text(entry: &Entry<'_>) -> Result<String, InstallError> {
-    let mut out = String::new();
-    let mut line = |key: &str, value: &str| {
-        if !value.is_empty() {
-            out.push_str(&format!("{key:<10} {value}\n"));
-        }
+/// The entry's file.
+pub(crate) fn text(content: &Content<'_>) -> Result<String, InstallError> {
+    let entry = Entry {
+        title: Some(content.title.into()),
+        version: Some(content.version.into()),
+        machine_id: content.machine_id.map(str::to_ascii_lowercase),
+        sort_key: Some(content.sort_key.into()),
+        linux: Some(content.linux.into()),
+        initrd: vec![content.initrd.into()],
+        options: match content.options {
+            "" => Vec::new(),
+            options => vec![options.into()],
+        },
+        ..Entry::default()
     };
-    line("title", entry.title);
-    line("version", entry.version);
-    line("machine-id", entry.machine_id.unwrap_or(""));
-    line("sort-key", entry.sort_key);
-    line("linux", entry.linux);
-    line("initrd", entry.initrd);
-    line("options", entry.options);
-    Ok(out)
+    entry.write().map_err(|e| {
+        InstallError::new(ErrorKind::Invalid, "the boot entry cannot be written").with_source(e)
+    })
+}
+
+/// The file name of the entry `id`, which has no boot counter.
+pub(crate) fn file_name(id: &str) -> Result<String, InstallError> {
+    let name = EntryName::new(id, None).map_err(|e| {
+        InstallError::new(
+            ErrorKind::Invalid,
+            format!("{id} cannot be the name of a boot entry"),
+        )
+        .with_source(e)
+        .with_hint("build with another --version")
+    })?;
+    Ok(name.to_string())
+}
+
+/// Whether a file of that name is the entry `id`, counted or not.
+pub(crate) fn is_entry(file_name: &str, id: &str) -> bool {
+    EntryName::parse(file_name).is_ok_and(|name| name.id() == id)
 }

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::entry::{self, Entry};
+use crate::entry::{self, Content as EntryContent};
 use crate::error::{ErrorKind, InstallError};
 use crate::identity;
 use crate::manifest::{Artefact, BuiltSet, Place, digest};
@@ -104,7 +104,7 @@ pub(crate) fn resolve(
     let folder = format!("{}/{token}/{version}", target.prefix);
     let entry_id = format!("{token}-{version}");
     let title = identity::pretty_name(&root)?.unwrap_or_else(|| manifest.product.clone());
-    let text = entry::text(&Entry {
+    let text = entry::text(&EntryContent {
         title: &title,
         version,
         sort_key: &manifest.product,
@@ -215,7 +215,7 @@ fn layout(
         .map_err(|e| InstallError::new(ErrorKind::Io, "no digest").with_source(e))?;
     files.push(FileJob {
         content: Content::Bytes(text.into()),
-        to: entries.join(format!("{entry_id}.conf")),
+        to: entries.join(entry::file_name(entry_id)?),
         size,
         sha256,
         mode: 0o644,
@@ -238,6 +238,7 @@ fn layout(
         }
         file.present = is_present(file)?;
     }
+    check_counted(&entries, entry_id)?;
     let folders = vec![outer, inner, loader, entries];
     for folder in &folders {
         check_folder(folder)?;
@@ -284,6 +285,31 @@ fn is_present(file: &FileJob) -> Result<bool, InstallError> {
         "nothing is overwritten: build with another --version, \
          or remove that file if it is no longer wanted",
     ))
+}
+
+/// An entry that counts its boots has another file name, but is the same entry.
+fn check_counted(entries: &Path, id: &str) -> Result<(), InstallError> {
+    let found = match fs::read_dir(entries) {
+        Ok(found) => found,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(InstallError::io("list", entries, e)),
+    };
+    let plain = entry::file_name(id)?;
+    for file in found {
+        let file = file.map_err(|e| InstallError::io("list", entries, e))?;
+        let name = file.file_name();
+        let Some(name) = name.to_str().filter(|name| *name != plain) else {
+            continue;
+        };
+        if entry::is_entry(name, id) {
+            return Err(InstallError::new(
+                ErrorKind::Conflict,
+                format!("{} is the same boot entry", entries.join(name).display()),
+            )
+            .with_hint("build with another --version, or remove that entry"));
+        }
+    }
+    Ok(())
 }
 
 fn check_folder(path: &Path) -> Result<(), InstallError> {

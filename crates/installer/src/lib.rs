@@ -46,7 +46,7 @@ use serde::Serialize;
 pub use error::{ErrorKind, InstallError};
 pub use identity::{EntryToken, check_name};
 pub use manifest::{BuiltSet, Manifest};
-pub use system::System;
+pub use system::{FileSource, System};
 pub use target::{ESP_TYPE, TargetKind, XBOOTLDR_TYPE};
 
 /// What the user chose.

@@ -110,13 +110,17 @@ impl System {
 
 /// A file or block device as a source of positioned reads.
 #[derive(Debug)]
-struct FileSource {
+pub struct FileSource {
     file: File,
     size: u64,
 }
 
 impl FileSource {
-    fn open(path: &Path) -> io::Result<Self> {
+    /// Opens it for reading.
+    ///
+    /// # Errors
+    /// As open(2) and lseek(2).
+    pub fn open(path: &Path) -> io::Result<Self> {
         use std::io::{Seek, SeekFrom};
         let mut file = File::open(path)?;
         // A block device has no length; its end can be sought.

@@ -275,3 +275,19 @@ fn boot_on_the_root_file_system_has_its_path_in_the_entry() {
     let error = attempt(&fixture, &Options::default()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NoTarget, "{error}");
 }
+
+#[test]
+fn an_entry_that_counts_its_boots_is_the_same_entry() {
+    let fixture = Fixture::new();
+    let counted = fixture.esp().join("loader/entries/debian-13-1.0+2-1.conf");
+    fs::write(counted, "title counted\n").unwrap();
+    let error = attempt(&fixture, &fixture.options()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    assert!(error.to_string().contains("+2-1.conf"), "{error}");
+
+    let mut fixture = Fixture::new();
+    fixture.set.manifest.product_version = "1.0+3".into();
+    fixture.set.manifest.candidates[0].file = Some("/debian-13/1.0+3/image.erofs".into());
+    let error = attempt(&fixture, &fixture.options()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+}

@@ -1,0 +1,102 @@
+//! `build`: init image and mini-initramfs, with a manifest beside them.
+
+mod plan;
+mod programs;
+mod report;
+
+use std::fs;
+use std::path::Path;
+
+use builder::{BuiltImage, BuiltMini};
+use installer::manifest::{self, Artefact, Manifest, Place};
+
+use crate::cli::BuildArgs;
+use crate::error::{CliError, Result};
+use crate::place::candidates;
+use crate::ui;
+use plan::BuildPlan;
+
+/// Names of the files in the output folder.
+const IMAGE: &str = "image.erofs";
+const MINI: &str = "mini-initramfs.img";
+const KERNEL: &str = "vmlinuz";
+
+pub(crate) fn run(args: BuildArgs) -> Result<()> {
+    let json = args.json;
+    let plan = BuildPlan::resolve(args)?;
+    let bars = ui::Bars::default();
+    let built = build(&plan, &bars);
+    bars.end();
+    let (manifest, image, mini) = built?;
+    if json {
+        return ui::print_json(&report::Json::new(&manifest, &image, &mini));
+    }
+    report::print(&plan, &manifest, &image, &mini);
+    Ok(())
+}
+
+fn build(plan: &BuildPlan, bars: &ui::Bars) -> Result<(Manifest, BuiltImage, BuiltMini)> {
+    let dir = &plan.output;
+    fs::create_dir_all(dir).map_err(|e| CliError::io("make the output folder", dir, e))?;
+    // A folder has a manifest only while its files are those of one build.
+    remove(&dir.join(manifest::NAME))?;
+    copy_kernel(&plan.kernel_image, &dir.join(KERNEL))?;
+
+    let image = builder::build_image(&plan.image, bars)?;
+    let product = plan.product(&image)?;
+    let mut mini = plan.mini.clone();
+    mini.candidates = candidates(&plan.places, &plan.image_path(&product));
+    for candidate in &mut mini.candidates {
+        candidate.expect = image.expect;
+    }
+    mini.product.clone_from(&product);
+    mini.early.clone_from(&image.early);
+    let mini = builder::build_mini(&mini, bars)?;
+
+    let manifest = Manifest {
+        version: manifest::VERSION,
+        product,
+        product_version: plan.version.clone(),
+        kernel_release: plan.mini.kernel.release.clone(),
+        auth: "none".into(),
+        candidates: mini.plan.candidates.iter().map(Place::from).collect(),
+        image: Artefact::of(dir, IMAGE)?,
+        image_uuid: image.expect.uuid.to_string(),
+        initrd: Artefact::of(dir, MINI)?,
+        kernel: Artefact::of(dir, KERNEL)?,
+        cmdline: plan.cmdline.clone(),
+    };
+    let mut text = serde_json::to_vec_pretty(&manifest)?;
+    text.push(b'\n');
+    write_whole(&dir.join(manifest::NAME), &text)?;
+    Ok((manifest, image, mini))
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(CliError::io("remove the old", path, e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Copies into a temporary file that then takes the name, so that a kernel that
+/// is the output itself, or a link to it, survives.
+fn copy_kernel(from: &Path, to: &Path) -> Result<()> {
+    let bytes = fs::read(from).map_err(|e| CliError::io("read the kernel", from, e))?;
+    write_whole(to, &bytes)
+}
+
+fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::PermissionsExt;
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let failed = |e| CliError::io("write", path, e);
+    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(failed)?;
+    file.write_all(bytes).map_err(failed)?;
+    let mode = fs::Permissions::from_mode(0o644);
+    file.as_file().set_permissions(mode).map_err(failed)?;
+    file.persist(path).map_err(|e| failed(e.error))?;
+    Ok(())
+}

@@ -1,0 +1,236 @@
+//! The arguments of `build`, resolved.
+
+use std::path::{Path, PathBuf};
+
+use builder::{
+    BuiltImage, Compression, Generator, GeneratorRun, HostDisks, ImageCompression, ImageRequest,
+    Kernel, MiniRequest, Modules, OnFailure, Source,
+};
+
+use super::{IMAGE, MINI, programs};
+use crate::cli::{
+    BuildArgs, CompressArg, FailureArg, GeneratorArg, ImageCompressArg, ModulesArg, SourceArgs,
+};
+use crate::error::{CliError, Result};
+use crate::place::PlaceArg;
+
+/// What is to be built. Only what depends on the image's own content is left
+/// open: the product, if it was not named, and with it the image's path.
+#[derive(Debug)]
+pub(crate) struct BuildPlan {
+    pub(crate) output: PathBuf,
+    pub(crate) kernel_image: PathBuf,
+    pub(crate) image: ImageRequest,
+    /// Without candidates, product and early segment.
+    pub(crate) mini: MiniRequest,
+    pub(crate) places: Vec<PlaceArg>,
+    pub(crate) version: String,
+    pub(crate) cmdline: Option<String>,
+    product: Option<String>,
+    image_path: Option<String>,
+}
+
+impl BuildPlan {
+    /// Resolves the arguments; reads, but writes nothing.
+    pub(crate) fn resolve(args: BuildArgs) -> Result<Self> {
+        if args.auth.is_none() {
+            return Err(CliError::usage(
+                "the image would not be authenticated, and --auth none was not given",
+            )
+            .hint(
+                "this version cannot sign images yet; with `--auth none`, whoever can write \
+                 to the boot partition can replace the image",
+            ));
+        }
+        let release = kernel_release(&args)?;
+        let version = args.version.clone().unwrap_or_else(|| release.clone());
+        check_part("--version", &version)?;
+        if let Some(product) = &args.product {
+            check_part("--product", product)?;
+        }
+        if let Some(path) = &args.image_path {
+            check_image_path(path)?;
+        }
+        let kernel_image = match &args.kernel {
+            Some(path) => path.clone(),
+            None => builder::kernel_image(&args.sysroot, &release)?,
+        };
+        let storage_init = programs::find(
+            "storage-init",
+            "--storage-init",
+            args.storage_init.as_deref(),
+        )?;
+        let kernel = Kernel {
+            release: release.clone(),
+            sysroot: args.sysroot.clone(),
+            modules_dir: args.modules_dir.clone(),
+        };
+        Ok(Self {
+            image: image_request(&args, &release)?,
+            mini: MiniRequest {
+                modules: modules(&args.modules)?,
+                device_timeout_ms: args.timeout.saturating_mul(1000),
+                on_failure: on_failure(args.on_failure),
+                compression: match args.compress {
+                    CompressArg::Zstd => Compression::Zstd,
+                    CompressArg::Lz4 => Compression::Lz4,
+                    CompressArg::None => Compression::None,
+                },
+                ..MiniRequest::new(args.output.join(MINI), storage_init, kernel)
+            },
+            output: args.output,
+            kernel_image,
+            places: args.image_on,
+            version,
+            cmdline: args.cmdline,
+            product: args.product,
+            image_path: args.image_path,
+        })
+    }
+
+    /// The product: the user's, else the image's own.
+    pub(crate) fn product(&self, image: &BuiltImage) -> Result<String> {
+        let product = match &self.product {
+            Some(product) => return Ok(product.clone()),
+            None => image.summary.product.clone(),
+        };
+        installer::check_name(&product).map_err(|why| {
+            CliError::new(format!("the image's own name cannot be used: {why}"))
+                .hint("name the product with --product")
+        })?;
+        Ok(product)
+    }
+
+    /// The image's path on its partition.
+    pub(crate) fn image_path(&self, product: &str) -> String {
+        match &self.image_path {
+            Some(path) => path.clone(),
+            None => format!("/{product}/{}/{IMAGE}", self.version),
+        }
+    }
+}
+
+fn check_part(option: &str, value: &str) -> Result<()> {
+    installer::check_name(value)
+        .map_err(|why| CliError::usage(format!("{option} becomes a folder's name: {why}")))
+}
+
+/// A path that FAT, ext4 and boot entries can all hold.
+fn check_image_path(path: &str) -> Result<()> {
+    let bad = |why: &str| Err(CliError::usage(format!("--image-path {path:?} {why}")));
+    let Some(relative) = path.strip_prefix('/') else {
+        return bad("does not begin with a slash");
+    };
+    for part in relative.split('/') {
+        if let Err(why) = installer::check_name(part) {
+            return bad(&format!("has a part that cannot be used: {why}"));
+        }
+    }
+    Ok(())
+}
+
+/// The release that the kernel and its modules have in common.
+fn kernel_release(args: &BuildArgs) -> Result<String> {
+    let of_image = args
+        .kernel
+        .as_deref()
+        .map(builder::kernel_release_of_image)
+        .transpose()?;
+    if let (Some(chosen), Some(of_image)) = (&args.kernel_release, &of_image) {
+        if chosen != of_image {
+            return Err(CliError::usage(format!(
+                "--kernel-release is {chosen}, but the kernel says that it is {of_image}"
+            ))
+            .hint("modules of another release cannot be loaded; leave --kernel-release out"));
+        }
+    }
+    let of_modules = args
+        .modules_dir
+        .as_deref()
+        .and_then(Path::file_name)
+        .and_then(|name| name.to_str())
+        .map(str::to_owned);
+    match args.kernel_release.clone().or(of_image).or(of_modules) {
+        Some(release) => Ok(release),
+        None => Ok(builder::kernel_release(&args.sysroot)?),
+    }
+}
+
+fn image_request(args: &BuildArgs, release: &str) -> Result<ImageRequest> {
+    let source = source(&args.source, &args.sysroot, release)?;
+    // Needed only by some images, which the builder knows when it sees them.
+    let run_init = match &args.run_init {
+        Some(path) => Some(programs::find("run-init", "--run-init", Some(path))?),
+        None => programs::find("run-init", "--run-init", None).ok(),
+    };
+    Ok(ImageRequest {
+        run_init,
+        compression: match args.image_compress {
+            ImageCompressArg::None => ImageCompression::None,
+            ImageCompressArg::Lz4(None) => ImageCompression::default(),
+            ImageCompressArg::Lz4(Some(level)) => ImageCompression::Lz4hc {
+                level,
+                cluster: 65_536,
+            },
+        },
+        ..ImageRequest::new(source, args.output.join(IMAGE))
+    })
+}
+
+fn source(args: &SourceArgs, sysroot: &Path, release: &str) -> Result<Source> {
+    match (&args.initrd, &args.root, args.generator) {
+        (Some(file), None, None) => Ok(Source::Initrd(file.clone())),
+        (None, Some(dir), None) => Ok(Source::Root(dir.clone())),
+        (None, None, Some(generator)) => Ok(Source::Generator(GeneratorRun {
+            generator: match generator {
+                GeneratorArg::Dracut => Generator::Dracut,
+                GeneratorArg::InitramfsTools => Generator::InitramfsTools,
+                GeneratorArg::Mkosi => Generator::Mkosi,
+            },
+            kernel_release: release.into(),
+            sysroot: (sysroot != Path::new("/")).then(|| sysroot.to_owned()),
+            extra_args: Vec::new(),
+        })),
+        // The parser's group sees to it; said again for callers of the library.
+        _ => Err(CliError::usage(
+            "one of --initrd, --root and --generator is needed",
+        )),
+    }
+}
+
+fn modules(arg: &ModulesArg) -> Result<Modules> {
+    Ok(match arg {
+        ModulesArg::Generic => Modules::Generic,
+        ModulesArg::None => Modules::None,
+        ModulesArg::Names(names) => Modules::Drivers(names.clone()),
+        ModulesArg::Host => {
+            let sysfs = PathBuf::from("/sys");
+            Modules::Host(HostDisks {
+                devices: builder::boot_disks(&sysfs)?,
+                sysfs,
+            })
+        }
+    })
+}
+
+fn on_failure(arg: FailureArg) -> OnFailure {
+    match arg {
+        FailureArg::Reboot => OnFailure::Reboot,
+        FailureArg::Poweroff => OnFailure::PowerOff,
+        FailureArg::Halt => OnFailure::Halt,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn image_paths() {
+        check_image_path("/debian-13/6.12.1+deb13/image.erofs").unwrap();
+        for bad in ["", "a/b", "/", "//a", "/a/../b", "/a b", "/a/"] {
+            let error = check_image_path(bad).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! Tests of the program as a user runs it.
+
+// Clippy knows only functions marked as tests for test code, not their helpers.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod basics;
+mod common;
+mod inspect;
+mod install;
