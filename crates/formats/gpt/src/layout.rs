@@ -245,7 +245,7 @@ impl Layout {
             entries_lba: 2,
             entry_count: ENTRY_COUNT,
             entry_len: ENTRY_LEN,
-            entries_checksum: crc32fast::hash(&entries),
+            entries_checksum: crate::header::CRC.checksum(&entries),
         };
         let backup = Header {
             my_lba: self.last_lba,

@@ -136,7 +136,7 @@ fn read_entries<S: ReadAt + ?Sized>(
     // The header's check has kept the array inside the disk.
     disk.read_at(lba.saturating_mul(block_size.into()), &mut entries)
         .map_err(HeaderError::Read)?;
-    if crc32fast::hash(&entries) != header.entries_checksum {
+    if crate::header::CRC.checksum(&entries) != header.entries_checksum {
         return Err(HeaderError::EntriesChecksum { lba });
     }
     Ok(Raw {
@@ -230,7 +230,9 @@ fn parse_entry(
 
 fn refuse_overlap(partitions: &[Partition], copy: Copy) -> Result<(), GptError> {
     let mut by_start: Vec<&Partition> = partitions.iter().collect();
-    by_start.sort_unstable_by_key(|partition| (partition.start, partition.number));
+    iofs_source::sort_compactly(&mut by_start, |a, b| {
+        (a.start, a.number) < (b.start, b.number)
+    });
     for pair in by_start.windows(2) {
         if let [one, two] = pair {
             if one.end() > two.start {

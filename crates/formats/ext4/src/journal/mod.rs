@@ -18,6 +18,8 @@ use crate::volume::Volume;
 
 mod log;
 mod superblock;
+#[cfg(test)]
+mod tests;
 
 use superblock::{MAGIC, Settings};
 
