@@ -113,6 +113,13 @@ pub struct Vm {
     _files: Vec<tempfile::TempDir>,
 }
 
+/// What ended a look at the console.
+enum Pumped {
+    Line(ConsoleLine),
+    Over,
+    Late,
+}
+
 impl Vm {
     /// Starts `machine`. Its control socket and its memory file are made here
     /// if it does not name them.
@@ -176,34 +183,52 @@ impl Vm {
         &mut self,
         what: &str,
         limit: Duration,
-        mut predicate: impl FnMut(&ConsoleLine) -> bool,
+        predicate: impl FnMut(&ConsoleLine) -> bool,
     ) -> Result<ConsoleLine, Error> {
+        match self.pump(limit, predicate)? {
+            Pumped::Line(line) => Ok(line),
+            Pumped::Over => Err(Error::Ended {
+                what: what.to_owned(),
+                tail: self.tail(),
+            }),
+            Pumped::Late => Err(self.late(what, limit)),
+        }
+    }
+
+    /// Reads the console until a line satisfies `predicate`, the guest has
+    /// ended and all that it printed is read, or `limit` is over.
+    fn pump(
+        &mut self,
+        limit: Duration,
+        mut predicate: impl FnMut(&ConsoleLine) -> bool,
+    ) -> Result<Pumped, Error> {
         let deadline = self.deadline.min(Instant::now() + limit);
         loop {
             // Asked before the console is drained, so that no line that came
             // before the end is missed.
             let over = self.is_over()?;
-            while let Some(line) = self.next_line(if over { Duration::ZERO } else { TICK }) {
+            while let Some(line) = self.next_line(TICK) {
                 if predicate(&line) {
-                    return Ok(line);
+                    return Ok(Pumped::Line(line));
                 }
                 if Instant::now() >= deadline {
-                    break;
+                    return Ok(Pumped::Late);
                 }
             }
             if over {
-                return Err(Error::Ended {
-                    what: what.to_owned(),
-                    tail: self.tail(),
-                });
+                return Ok(Pumped::Over);
             }
             if Instant::now() >= deadline {
-                return Err(Error::TimedOut {
-                    what: what.to_owned(),
-                    limit,
-                    tail: self.tail(),
-                });
+                return Ok(Pumped::Late);
             }
+        }
+    }
+
+    fn late(&self, what: &str, limit: Duration) -> Error {
+        Error::TimedOut {
+            what: what.to_owned(),
+            limit,
+            tail: self.tail(),
         }
     }
 
@@ -213,10 +238,9 @@ impl Vm {
     /// [`Error::TimedOut`] after `limit` (the machine is killed),
     /// [`Error::Died`], [`Error::Qmp`].
     pub fn finish(mut self, limit: Duration) -> Result<Outcome, Error> {
-        match self.wait_for("the guest's end", limit, |_| false) {
-            Err(Error::Ended { .. }) => self.conclude(),
-            Err(error) => Err(error),
-            Ok(_) => unreachable!("the predicate accepts no line"),
+        match self.pump(limit, |_| false)? {
+            Pumped::Over | Pumped::Line(_) => self.conclude(),
+            Pumped::Late => Err(self.late("the guest's end", limit)),
         }
     }
 

@@ -1,5 +1,10 @@
 //! The driver against the real emulator, with guests of a few bytes.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy does not see that the functions below are only for tests"
+)]
+
 use std::io::Write;
 use std::path::Path;
 use std::time::Duration;

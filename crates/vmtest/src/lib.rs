@@ -10,11 +10,12 @@
 
 pub mod cache;
 pub mod command;
-//DISK pub mod disk;
+pub mod disk;
 mod error;
 pub mod guest;
 pub mod mirror;
 pub mod packages;
+pub mod tier;
 pub mod uml;
 
 pub use error::Error;
