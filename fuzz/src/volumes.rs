@@ -48,7 +48,8 @@ impl ReadAt for Padded<'_> {
 /// Invariants:
 /// * no panic, and every lookup ends: it reads less than 256 MiB;
 /// * what is opened has its FATs, root and clusters inside the medium;
-/// * a directory has at most 65536 entries, all with a name;
+/// * a directory has at most 65536 entries, all with a name that may be joined
+///   to a path;
 /// * a file's map keeps what `FileMap` promises, and its size is the one that
 ///   the directory states.
 pub fn fat(data: &[u8]) {
@@ -78,7 +79,12 @@ fn visit_fat(medium: &Padded<'_>, path: &str, depth: u32, nodes: &mut u32) {
     };
     assert!(entries.len() as u64 <= MAX_DIRECTORY / 32);
     for entry in &entries {
-        assert!(!entry.name.is_empty());
+        assert!(!matches!(&*entry.name, "" | "." | ".."));
+        assert!(
+            !entry
+                .name
+                .contains(|c: char| c < ' ' || c == '/' || c == '\\')
+        );
     }
     for entry in &entries {
         if *nodes == 0 {

@@ -32,7 +32,8 @@ const LAST_LONG_ENTRY: u8 = 0x40;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// The long name; the short one where there is no valid long one. What is
-    /// not valid UTF-16 has become U+FFFD.
+    /// not valid UTF-16 has become U+FFFD. Never empty, `.` or `..`; without
+    /// separators and control characters.
     pub name: String,
     /// Whether it is a directory.
     pub is_dir: bool,
@@ -157,7 +158,12 @@ impl LongName {
         }
         let all = &self.units[..usize::from(self.parts) * UNITS];
         let len = all.iter().position(|&unit| unit == 0).unwrap_or(all.len());
-        &all[..len]
+        let units = &all[..len];
+        if name::is_long_name(units) {
+            units
+        } else {
+            &[]
+        }
     }
 }
 
@@ -209,10 +215,12 @@ pub(crate) fn scan<S: ReadAt>(
                 _ => {}
             }
             let is_label = attributes & ATTRIBUTE_VOLUME != 0;
-            // "." and "..": short names cannot begin with a dot otherwise.
-            let is_dot = raw[0] == b'.';
-            if is_label == (wanted == Wanted::Label) && !is_dot {
-                let short = raw.first_chunk().unwrap_or(&[0; SHORT_LEN]);
+            let short = raw.first_chunk().unwrap_or(&[0; SHORT_LEN]);
+            let is_wanted = match wanted {
+                Wanted::Label => is_label,
+                Wanted::Files => !is_label && name::is_short_name(short),
+            };
+            if is_wanted {
                 let slot = Slot {
                     raw,
                     long: long.of(short),

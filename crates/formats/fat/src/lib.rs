@@ -19,7 +19,10 @@
 //! boot sector that contradicts itself or its medium, a FAT too short for the
 //! clusters, chains that loop, that reach free, reserved, bad or missing
 //! clusters or end before or go on behind the file's size, directories beyond
-//! the 2 MiB of the specification, more than 65536 extents.
+//! the 2 MiB of the specification, more than 65536 extents. Directory entries
+//! without a name, or whose name holds separators or control characters, are
+//! passed over; a long name of that kind, or one that does not belong to its
+//! short name, gives way to the short name.
 //!
 //! # Costs
 //! A lookup reads each directory on the path up to the entry, in pieces of up

@@ -65,6 +65,24 @@ pub(crate) fn short(raw: &[u8; SHORT_LEN], flags: u8) -> impl Iterator<Item = ch
         .chain(part(extension, flags & LOWER_EXTENSION != 0))
 }
 
+/// Whether a short name names a file. `.` and `..` do not, nor what begins with
+/// a space; separators and control characters would lead whoever joins names to
+/// paths astray.
+pub(crate) fn is_short_name(raw: &[u8; SHORT_LEN]) -> bool {
+    let [first, rest @ ..] = raw;
+    let is_plain = |&byte: &u8| byte >= FILL && byte != b'/' && byte != b'\\';
+    (is_plain(first) || *first == KANJI_E5)
+        && !matches!(*first, FILL | b'.')
+        && rest.iter().all(is_plain)
+}
+
+/// Whether a long name names a file, by the same rules.
+pub(crate) fn is_long_name(units: &[u16]) -> bool {
+    const DOT: u16 = 0x2e;
+    let is_plain = |&unit: &u16| unit >= 0x20 && unit != 0x2f && unit != 0x5c;
+    !matches!(units, [] | [DOT] | [DOT, DOT]) && units.iter().all(is_plain)
+}
+
 /// The checksum by which long-name entries refer to their short name.
 pub(crate) fn checksum(raw: &[u8; SHORT_LEN]) -> u8 {
     raw.iter()
