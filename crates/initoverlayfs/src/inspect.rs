@@ -7,6 +7,7 @@
 
 mod decode;
 mod entry;
+mod erofs;
 mod initramfs;
 mod kernel;
 mod node;
@@ -26,7 +27,10 @@ use node::Node;
 
 /// The most of a file that is held in memory, in bytes: an initramfs is read
 /// whole, as the kernel does.
-const MAX_IN_MEMORY: u64 = 2 << 30;
+const MAX_IN_MEMORY: u64 = 1 << 30;
+
+/// The most files that are listed of an archive or a file system.
+const MAX_LISTED: usize = 1_000_000;
 
 /// How deep partitions and archives are looked into.
 const MAX_DEPTH: u32 = 3;
@@ -87,7 +91,7 @@ impl View<'_> {
         let steps: [fn(&View<'_>) -> Described; 8] = [
             plan::describe,
             kernel::describe,
-            volumes::erofs,
+            erofs::describe,
             volumes::gpt,
             volumes::ext4,
             initramfs::describe,

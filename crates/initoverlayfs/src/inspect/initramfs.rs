@@ -4,13 +4,10 @@ use iofs_cpio::{Compression, CpioErrorKind, Entry, FileType, Reader, SegmentKind
 use iofs_plan::{BootPlan, MODULES_DIR, PATH};
 
 use super::node::{Fact, Listed, Node};
-use super::{Described, MAX_IN_MEMORY, View, decode, plan};
+use super::{Described, MAX_IN_MEMORY, MAX_LISTED, View, decode, plan};
 
 /// The most segments that are looked at; real ones have two or three.
 const MAX_SEGMENTS: usize = 256;
-
-/// The most files that are listed.
-const MAX_LISTED: usize = 1_000_000;
 
 /// What an initramfs holds, over all of its segments.
 #[derive(Default)]

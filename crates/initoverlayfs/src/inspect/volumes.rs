@@ -2,17 +2,13 @@
 
 use std::collections::VecDeque;
 
-use iofs_erofs::{ErofsError, Superblock};
 use iofs_ext4::{EntryKind, Ext4, Ext4Error};
 use iofs_fat::Fat;
 use iofs_gpt::{Table, types};
 use iofs_source::{Limited, Window};
 
 use super::node::{Fact, Listed, Node};
-use super::{Described, MAX_DEPTH, View};
-
-/// The most files that are listed of a volume.
-const MAX_LISTED: usize = 1_000_000;
+use super::{Described, MAX_DEPTH, MAX_LISTED, View, erofs};
 
 /// How much of a volume is read for a list, in bytes.
 const MAX_READ: u64 = 4 << 30;
@@ -69,7 +65,7 @@ fn inner(view: &View<'_>, part: Node, start: u64, len: u64) -> Node {
     };
     // Partitions hold file systems; a stray archive or text in an unformatted
     // one is not worth reading gigabytes for.
-    for step in [erofs, ext4, fat] {
+    for step in [erofs::describe, ext4, fat] {
         match step(&inner) {
             Ok(Some(node)) => return part.part(node),
             Ok(None) => {}
@@ -77,28 +73,6 @@ fn inner(view: &View<'_>, part: Node, start: u64, len: u64) -> Node {
         }
     }
     part
-}
-
-pub(super) fn erofs(view: &View<'_>) -> Described {
-    let sb = match Superblock::read(view.source) {
-        Ok(sb) => sb,
-        Err(ErofsError::NoMagic { .. }) => return Ok(None),
-        // Too short for a superblock of this kind.
-        Err(_) if view.bytes(1024, 128).is_none() => return Ok(None),
-        Err(error) => return Err(error.to_string()),
-    };
-    let algorithms: Vec<String> = sb.algorithms().map(|a| a.name().to_owned()).collect();
-    let label = (!sb.volume_name.is_empty()).then_some(sb.volume_name.as_str());
-    let node = Node::new("erofs")
-        .fact("size", Fact::size(sb.size_bytes()))
-        .fact("uuid", sb.uuid.to_string())
-        .fact_if("label", label)
-        .fact("block_size", Fact::size(sb.block_size()))
-        .fact("inodes", Fact::number(sb.inodes))
-        .fact("compression", algorithms)
-        .fact("features", sb.features.to_string())
-        .fact("build_time", Fact::number(sb.build_time.0));
-    Ok(Some(node))
 }
 
 pub(super) fn ext4(view: &View<'_>) -> Described {

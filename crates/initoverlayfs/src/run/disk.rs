@@ -162,3 +162,58 @@ fn tool(mut command: Command, package: &str) -> Result<()> {
         String::from_utf8_lossy(&output.stderr).trim()
     )))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use iofs_fat::Fat;
+    use iofs_gpt::Table;
+    use iofs_source::{Mapped, ReadAt, Window};
+
+    /// The disk's only partition, as its content.
+    fn partition(disk: &[u8]) -> (iofs_gpt::Partition, Window<&[u8]>) {
+        let table = Table::read(disk, SECTOR).unwrap();
+        assert_eq!(table.partitions.len(), 1);
+        let part = table.partitions[0].clone();
+        let window = Window::new(disk, part.start, part.len).unwrap();
+        (part, window)
+    }
+
+    #[test]
+    fn a_file_lies_where_the_boot_looks_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (image, path) = (dir.path().join("image"), dir.path().join("disk"));
+        let content: Vec<u8> = (0..100_000u32).flat_map(u32::to_le_bytes).collect();
+        std::fs::write(&image, &content).unwrap();
+        let selector = Selector::TypeGuid(types::ESP);
+        let disk =
+            PartitionedDisk::create(&path, &selector, content.len() as u64 + FAT_SLACK).unwrap();
+        disk.make_fat().unwrap();
+        disk.put(&image, "/a-product/1.0+x/image.erofs").unwrap();
+
+        let bytes = std::fs::read(&path).unwrap();
+        let (part, window) = partition(&bytes);
+        assert_eq!(part.type_guid, types::ESP);
+        let fat = Fat::open(&window).unwrap();
+        let map = fat.locate("/a-product/1.0+x/image.erofs").unwrap();
+        let mut found = vec![0; content.len()];
+        Mapped::new(&window, &map).read_at(0, &mut found).unwrap();
+        assert!(found == content);
+    }
+
+    #[test]
+    fn a_partition_can_be_the_image() {
+        let dir = tempfile::tempdir().unwrap();
+        let (image, path) = (dir.path().join("image"), dir.path().join("disk"));
+        std::fs::write(&image, vec![7; 8192]).unwrap();
+        let selector = Selector::PartLabel("init".into());
+        let disk = PartitionedDisk::create(&path, &selector, 8192).unwrap();
+        disk.fill(&image).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        let (part, window) = partition(&bytes);
+        assert_eq!((part.name.as_str(), part.len), ("init", 8192));
+        let mut found = vec![0; 8192];
+        window.read_at(0, &mut found).unwrap();
+        assert_eq!(found, vec![7; 8192]);
+    }
+}
