@@ -4,10 +4,11 @@ use alloc::string::{String, ToString};
 
 use iofs_source::{ReadAt, ReadError, ReadErrorKind};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{Mode, OFlags, SeekFrom};
+use rustix::fs::{OFlags, SeekFrom};
 use rustix::io::Errno;
 
-use crate::{Error, Result};
+use crate::error::on_path;
+use crate::{Error, Result, file};
 
 /// A block device (or a file that stands for one in tests), open for reading.
 #[derive(Debug)]
@@ -23,11 +24,10 @@ impl Device {
     /// # Errors
     /// The kernel's; ENXIO or ENOMEDIUM for a drive without a medium.
     pub fn open(path: &str) -> Result<Self> {
-        let error = |errno| Error::new("opening", path, errno);
-        let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(error)?;
+        let fd = file::open(path, OFlags::RDONLY)?;
         // Works for devices and files alike, unlike BLKGETSIZE64.
-        let size = rustix::fs::seek(&fd, SeekFrom::End(0)).map_err(error)?;
+        let size = rustix::fs::seek(&fd, SeekFrom::End(0))
+            .map_err(|errno| Error::new("measuring", path, errno))?;
         Ok(Self {
             fd,
             path: path.to_string(),
@@ -86,7 +86,7 @@ impl ReadAt for Device {
 /// # Errors
 /// The kernel's; ENOTBLK if `path` is no block device.
 pub fn device_number(path: &str) -> Result<(u32, u32)> {
-    let stat = rustix::fs::stat(path).map_err(|errno| Error::new("looking at", path, errno))?;
+    let stat = on_path("looking at", path, |path| rustix::fs::stat(path))?;
     if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::BlockDevice {
         return Err(Error::new("looking at", path, Errno::NOTBLK));
     }
@@ -113,7 +113,7 @@ mod tests {
         assert_eq!(
             device_number(file.path().to_str().unwrap())
                 .unwrap_err()
-                .errno,
+                .errno(),
             Errno::NOTBLK
         );
     }

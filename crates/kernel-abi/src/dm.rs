@@ -13,11 +13,11 @@ use linux_raw_sys::ioctl::{
     DM_DEV_CREATE, DM_DEV_REMOVE, DM_DEV_SUSPEND, DM_TABLE_LOAD, DM_TABLE_STATUS,
 };
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode};
 
-use crate::{Error, Result};
+use crate::{Error, Result, file};
 
 const STRUCT_LEN: usize = 312;
 const VERSION: [u32; 3] = [4, 0, 0];
@@ -76,10 +76,8 @@ impl Mapper {
     /// # Errors
     /// ENOENT if the dm-mod module is missing.
     pub fn open() -> Result<Self> {
-        let path = "/dev/mapper/control";
-        rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-            .map(|control| Self { control })
-            .map_err(|errno| Error::new("opening", path, errno))
+        let control = file::open("/dev/mapper/control", OFlags::RDWR)?;
+        Ok(Self { control })
     }
 
     /// Makes a read-only device from a table, activates it, and reads its
@@ -173,7 +171,7 @@ impl Mapper {
         // answer ENOTTY.
         match unsafe { rustix::ioctl::ioctl(self.control.as_fd(), call) } {
             Ok(()) => Ok(request),
-            Err(errno) => Err(Error::new(op, request.name, errno)),
+            Err(errno) => Err(Error::new(op, &request.name, errno)),
         }
     }
 }
@@ -217,7 +215,7 @@ impl Request {
     }
 
     fn table(mut self, table: &[Target]) -> Result<Self> {
-        let too_big = || Error::new("loading the table of", self.name.clone(), Errno::TOOBIG);
+        let too_big = || Error::new("loading the table of", &self.name, Errno::TOOBIG);
         let count = u32::try_from(table.len()).map_err(|_| too_big())?;
         let mut payload = Vec::new();
         for target in table {
@@ -229,11 +227,7 @@ impl Request {
             let next = u32::try_from(SPEC_LEN + padded).map_err(|_| too_big())?;
             spec[20..24].copy_from_slice(&next.to_ne_bytes());
             if target.kind.len() > 15 || target.params.contains('\0') {
-                return Err(Error::new(
-                    "loading the table of",
-                    self.name.clone(),
-                    Errno::INVAL,
-                ));
+                return Err(Error::new("loading the table of", &self.name, Errno::INVAL));
             }
             spec[24..24 + target.kind.len()].copy_from_slice(target.kind.as_bytes());
             payload.extend_from_slice(&spec);

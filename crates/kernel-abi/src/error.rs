@@ -1,6 +1,9 @@
 //! The one error of this crate.
 
+use alloc::boxed::Box;
+use alloc::ffi::CString;
 use alloc::string::String;
+use core::ffi::CStr;
 use core::fmt;
 
 use rustix::io::Errno;
@@ -9,33 +12,74 @@ use rustix::io::Errno;
 pub type Result<T> = core::result::Result<T, Error>;
 
 /// A kernel operation that failed: what, on what, why.
+///
+/// Boxed, since nearly every step of PID 1 returns it: a pointer is passed on in
+/// a register, where five words would be copied at every `?`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Error {
-    /// What was being done, as a verb phrase: `mounting`.
-    pub op: &'static str,
-    /// The path, device or name that it was done to.
-    pub on: String,
-    /// The kernel's answer.
-    pub errno: Errno,
+pub struct Error(Box<Details>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Details {
+    op: &'static str,
+    on: String,
+    errno: Errno,
 }
 
 impl Error {
-    /// An error of `op` on `on`.
-    pub fn new(op: &'static str, on: impl Into<String>, errno: Errno) -> Self {
-        Self {
+    /// An error of `op`, a verb phrase such as `mounting`, on the path, device
+    /// or name `on`.
+    #[must_use]
+    #[cold]
+    #[inline(never)]
+    pub fn new(op: &'static str, on: &str, errno: Errno) -> Self {
+        Self(Box::new(Details {
             op,
             on: on.into(),
             errno,
-        }
+        }))
+    }
+
+    /// What it was done to: a path, device or name.
+    #[must_use]
+    pub fn on(&self) -> &str {
+        &self.0.on
+    }
+
+    /// The kernel's answer.
+    #[must_use]
+    pub fn errno(&self) -> Errno {
+        self.0.errno
+    }
+}
+
+/// `text` as the kernel takes it. A NUL inside is an invalid argument.
+///
+/// rustix converts by itself, but with a buffer and a slow path that are copied
+/// into every call.
+#[inline(never)]
+pub(crate) fn c_string(text: &str) -> rustix::io::Result<CString> {
+    CString::new(text).map_err(|_| Errno::INVAL)
+}
+
+/// Makes one kernel call on `path`; the error says that it was for `op`.
+pub(crate) fn on_path<T>(
+    op: &'static str,
+    path: &str,
+    call: impl FnOnce(&CStr) -> rustix::io::Result<T>,
+) -> Result<T> {
+    match c_string(path).and_then(|path| call(&path)) {
+        Ok(value) => Ok(value),
+        Err(errno) => Err(Error::new(op, path, errno)),
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}: ", self.op, self.on)?;
-        match errno_name(self.errno) {
+        let Details { op, on, errno } = &*self.0;
+        write!(f, "{op} {on}: ")?;
+        match errno_name(*errno) {
             Some((name, text)) => write!(f, "{text} ({name})"),
-            None => write!(f, "errno {}", self.errno.raw_os_error()),
+            None => write!(f, "errno {}", errno.raw_os_error()),
         }
     }
 }

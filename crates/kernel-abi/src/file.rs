@@ -3,13 +3,33 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::ffi::CStr;
 use core::mem::MaybeUninit;
 
 use rustix::fd::OwnedFd;
-use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, RawDir, Timestamps, Uid};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, RawDir, Stat, Timespec, Timestamps, Uid,
+};
 use rustix::io::Errno;
 
+use crate::error::{c_string, on_path};
 use crate::{Error, Result};
+
+/// Opens what is at `path`; the descriptor is closed on exec.
+#[inline(never)]
+pub(crate) fn open(path: &str, flags: OFlags) -> Result<OwnedFd> {
+    open_or_make("opening", path, flags | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Opens a device that is to be a standard stream of this process and the next.
+pub(crate) fn open_inherited(path: &str) -> Result<OwnedFd> {
+    open_or_make("opening", path, OFlags::RDWR, Mode::empty())
+}
+
+#[inline(never)]
+fn open_or_make(op: &'static str, path: &str, flags: OFlags, mode: Mode) -> Result<OwnedFd> {
+    on_path(op, path, |path| rustix::fs::open(path, flags, mode))
+}
 
 /// Reads a whole file of at most `limit` bytes.
 ///
@@ -17,8 +37,7 @@ use crate::{Error, Result};
 /// The kernel's, or EFBIG for a file that is larger.
 pub fn read(path: &str, limit: usize) -> Result<Vec<u8>> {
     let error = |errno| Error::new("reading", path, errno);
-    let file =
-        rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(error)?;
+    let file = open(path, OFlags::RDONLY)?;
     // One byte more than is known or allowed, so that the end is seen by a short
     // read; sysfs and proc files have no size.
     let known = rustix::fs::fstat(&file)
@@ -63,14 +82,9 @@ pub fn read_line(path: &str) -> Result<String> {
 /// # Errors
 /// The kernel's.
 pub fn write(path: &str, bytes: &[u8]) -> Result<()> {
-    let error = |errno| Error::new("writing", path, errno);
-    let file = rustix::fs::open(
-        path,
-        OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC,
-        Mode::from_raw_mode(0o644),
-    )
-    .map_err(error)?;
-    write_all(&file, bytes).map_err(error)
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+    let file = open_or_make("making", path, flags, Mode::from_raw_mode(0o644))?;
+    write_all(&file, bytes).map_err(|errno| Error::new("writing", path, errno))
 }
 
 fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> core::result::Result<(), Errno> {
@@ -90,10 +104,12 @@ fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> core::result::Result<(), Errno
 /// # Errors
 /// The kernel's.
 pub fn mkdir(path: &str) -> Result<()> {
-    match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
-        Ok(()) | Err(Errno::EXIST) => Ok(()),
-        Err(errno) => Err(Error::new("making folder", path, errno)),
-    }
+    on_path("making folder", path, |path| {
+        match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
+            Err(Errno::EXIST) => Ok(()),
+            result => result,
+        }
+    })
 }
 
 /// Makes a symbolic link at `path` to `target`.
@@ -101,13 +117,15 @@ pub fn mkdir(path: &str) -> Result<()> {
 /// # Errors
 /// The kernel's.
 pub fn symlink(target: &str, path: &str) -> Result<()> {
-    rustix::fs::symlink(target, path).map_err(|errno| Error::new("linking", path, errno))
+    on_path("linking", path, |path| {
+        rustix::fs::symlink(&*c_string(target)?, path)
+    })
 }
 
 /// Whether anything is at `path`; a link's target does not matter.
 #[must_use]
 pub fn exists(path: &str) -> bool {
-    rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    stat(path).is_ok()
 }
 
 /// The target of the link at `path`.
@@ -115,9 +133,10 @@ pub fn exists(path: &str) -> bool {
 /// # Errors
 /// The kernel's; EILSEQ if it is not UTF-8.
 pub fn read_link(path: &str) -> Result<String> {
-    let error = |errno| Error::new("reading link", path, errno);
-    let target = rustix::fs::readlink(path, Vec::new()).map_err(error)?;
-    target.into_string().map_err(|_| error(Errno::ILSEQ))
+    on_path("reading link", path, |path| {
+        let target = rustix::fs::readlink(path, Vec::new())?;
+        target.into_string().map_err(|_| Errno::ILSEQ)
+    })
 }
 
 /// What an entry of a folder is.
@@ -143,12 +162,7 @@ const MAX_ENTRIES: usize = 65_536;
 /// The kernel's; EFBIG beyond 65536 entries.
 pub fn list(path: &str) -> Result<Vec<(String, Kind)>> {
     let error = |errno| Error::new("listing", path, errno);
-    let folder = rustix::fs::open(
-        path,
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(error)?;
+    let folder = open(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
     let mut buffer = [MaybeUninit::uninit(); 4096];
     let mut entries = Vec::new();
     let mut dir = RawDir::new(&folder, &mut buffer);
@@ -181,7 +195,7 @@ pub fn list(path: &str) -> Result<Vec<(String, Kind)>> {
 /// # Errors
 /// The first failure.
 pub fn remove_tree(path: &str) -> Result<()> {
-    let device = device_of(path)?;
+    let device = stat(path)?.st_dev;
     remove_below(path, Kind::Folder, device, 0)
 }
 
@@ -189,20 +203,20 @@ pub fn remove_tree(path: &str) -> Result<()> {
 /// initramfs has 64.
 const MAX_DEPTH: usize = 64;
 
-fn device_of(path: &str) -> Result<u64> {
-    rustix::fs::lstat(path)
-        .map(|stat| stat.st_dev)
-        .map_err(|errno| Error::new("looking at", path, errno))
+/// What lies at `path` itself, be it a link.
+#[inline(never)]
+fn stat(path: &str) -> Result<Stat> {
+    on_path("looking at", path, |path| rustix::fs::lstat(path))
 }
 
 fn remove_below(path: &str, kind: Kind, device: u64, depth: usize) -> Result<()> {
     if kind != Kind::Folder {
-        return rustix::fs::unlink(path).map_err(|errno| Error::new("removing", path, errno));
+        return on_path("removing", path, |path| rustix::fs::unlink(path));
     }
     if depth > MAX_DEPTH {
         return Err(Error::new("removing", path, Errno::LOOP));
     }
-    if device_of(path)? != device {
+    if stat(path)?.st_dev != device {
         return Ok(());
     }
     let mut first = Ok(());
@@ -212,10 +226,10 @@ fn remove_below(path: &str, kind: Kind, device: u64, depth: usize) -> Result<()>
     }
     if depth > 0 {
         // A mount point below keeps its folder: EBUSY.
-        let result = match rustix::fs::rmdir(path) {
-            Ok(()) | Err(Errno::BUSY | Errno::NOTEMPTY) => Ok(()),
-            Err(errno) => Err(Error::new("removing", path, errno)),
-        };
+        let result = on_path("removing", path, |path| match rustix::fs::rmdir(path) {
+            Err(Errno::BUSY | Errno::NOTEMPTY) => Ok(()),
+            result => result,
+        });
         first = first.and(result);
     }
     first
@@ -228,87 +242,83 @@ fn remove_below(path: &str, kind: Kind, device: u64, depth: usize) -> Result<()>
 /// # Errors
 /// The first failure.
 pub fn copy_tree(from: &str, to: &str) -> Result<usize> {
-    let device = device_of(from)?;
+    let device = stat(from)?.st_dev;
     copy_below(from, to, device, 0)
 }
 
 fn copy_below(from: &str, to: &str, device: u64, depth: usize) -> Result<usize> {
-    let error = |errno| Error::new("copying", from, errno);
     if depth > MAX_DEPTH {
-        return Err(error(Errno::LOOP));
+        return Err(Error::new("copying", from, Errno::LOOP));
     }
-    let stat = rustix::fs::lstat(from).map_err(error)?;
+    let stat = stat(from)?;
     if stat.st_dev != device {
         return Ok(0);
     }
-    let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
-    let kind = FileType::from_raw_mode(stat.st_mode);
     let mut count = 1;
-    if kind == FileType::Directory {
-        let fresh = match rustix::fs::mkdir(to, Mode::from_raw_mode(0o700)) {
-            Ok(()) => true,
-            Err(Errno::EXIST) => false,
-            Err(errno) => return Err(error(errno)),
-        };
-        for (name, _) in list(from)? {
-            count += copy_below(&join(from, &name), &join(to, &name), device, depth + 1)?;
-        }
-        if !fresh {
-            return Ok(count);
-        }
-    } else {
-        match rustix::fs::unlink(to) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(errno) => return Err(Error::new("replacing", to, errno)),
-        }
-        match kind {
-            FileType::RegularFile => copy_file(from, to)?,
-            FileType::Symlink => {
-                let target = rustix::fs::readlink(from, Vec::new()).map_err(error)?;
-                rustix::fs::symlink(&*target, to).map_err(error)?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => {
+            let fresh = on_path("making folder", to, |to| {
+                match rustix::fs::mkdir(to, Mode::from_raw_mode(0o700)) {
+                    Ok(()) => Ok(true),
+                    Err(Errno::EXIST) => Ok(false),
+                    Err(errno) => Err(errno),
+                }
+            })?;
+            for (name, _) in list(from)? {
+                count += copy_below(&join(from, &name), &join(to, &name), device, depth + 1)?;
             }
-            _ => rustix::fs::mknodat(CWD, to, kind, mode, stat.st_rdev).map_err(error)?,
+            if !fresh {
+                return Ok(count);
+            }
+        }
+        kind => {
+            on_path("replacing", to, |to| match rustix::fs::unlink(to) {
+                Err(Errno::NOENT) => Ok(()),
+                result => result,
+            })?;
+            match kind {
+                FileType::RegularFile => copy_file(from, to)?,
+                FileType::Symlink => on_path("copying link", from, |from| {
+                    let target = rustix::fs::readlink(from, Vec::new())?;
+                    rustix::fs::symlink(&*target, &*c_string(to)?)
+                })?,
+                _ => on_path("making device", to, |to| {
+                    let mode = Mode::from_raw_mode(stat.st_mode);
+                    rustix::fs::mknodat(CWD, to, kind, mode, stat.st_rdev)
+                })?,
+            }
         }
     }
-    let owner = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
-    rustix::fs::chownat(
-        CWD,
-        to,
-        Some(owner.0),
-        Some(owner.1),
-        AtFlags::SYMLINK_NOFOLLOW,
-    )
-    .map_err(error)?;
-    if kind != FileType::Symlink {
-        rustix::fs::chmod(to, mode).map_err(error)?;
+    on_path("copying owner, mode and time to", to, |to| {
+        copy_attributes(&stat, to)
+    })?;
+    Ok(count)
+}
+
+fn copy_attributes(stat: &Stat, to: &CStr) -> rustix::io::Result<()> {
+    let owner = Some(Uid::from_raw(stat.st_uid));
+    let group = Some(Gid::from_raw(stat.st_gid));
+    rustix::fs::chownat(CWD, to, owner, group, AtFlags::SYMLINK_NOFOLLOW)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+        // After the owner: changing that clears set-user-ID.
+        rustix::fs::chmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
     }
-    let time = rustix::fs::Timespec {
+    let time = Timespec {
         tv_sec: stat.st_mtime,
         tv_nsec: 0,
     };
-    rustix::fs::utimensat(
-        CWD,
-        to,
-        &Timestamps {
-            last_access: time,
-            last_modification: time,
-        },
-        AtFlags::SYMLINK_NOFOLLOW,
-    )
-    .map_err(error)?;
-    Ok(count)
+    let times = Timestamps {
+        last_access: time,
+        last_modification: time,
+    };
+    rustix::fs::utimensat(CWD, to, &times, AtFlags::SYMLINK_NOFOLLOW)
 }
 
 fn copy_file(from: &str, to: &str) -> Result<()> {
     let error = |errno| Error::new("copying", from, errno);
-    let source =
-        rustix::fs::open(from, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(error)?;
-    let target = rustix::fs::open(
-        to,
-        OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC,
-        Mode::from_raw_mode(0o600),
-    )
-    .map_err(error)?;
+    let source = open(from, OFlags::RDONLY)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let target = open_or_make("making", to, flags, Mode::from_raw_mode(0o600))?;
     let mut buffer = alloc::vec![0; 65_536];
     loop {
         match rustix::io::read(&source, &mut *buffer) {
@@ -339,14 +349,14 @@ mod tests {
         let path = dir.path().join("f").to_str().unwrap().to_string();
         std::fs::write(&path, std::vec![7; 5000]).unwrap();
         assert_eq!(read(&path, 5000).unwrap().len(), 5000);
-        assert_eq!(read(&path, 4999).unwrap_err().errno, Errno::FBIG);
+        assert_eq!(read(&path, 4999).unwrap_err().errno(), Errno::FBIG);
         // No size to be had beforehand.
         assert!(!read("/proc/self/status", 65_536).unwrap().is_empty());
         assert_eq!(
-            read("/proc/self/status", 10).unwrap_err().errno,
+            read("/proc/self/status", 10).unwrap_err().errno(),
             Errno::FBIG
         );
-        assert_eq!(read("/no/such", 10).unwrap_err().errno, Errno::NOENT);
+        assert_eq!(read("/no/such", 10).unwrap_err().errno(), Errno::NOENT);
     }
 
     #[test]

@@ -62,8 +62,11 @@ pub fn write_raw(level: Level, prefix: &str, text: &str) {
         len += take;
     }
     record[len] = b'\n';
-    if let Ok(log) = rustix::fs::open("/dev/kmsg", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
-    {
+    if let Ok(log) = rustix::fs::open(
+        c"/dev/kmsg",
+        OFlags::WRONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    ) {
         let _ = rustix::io::write(&log, &record[..=len]);
     }
 }

@@ -9,11 +9,11 @@ use linux_raw_sys::loop_device::{
     loop_config, loop_info64,
 };
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode};
 
-use crate::{Error, Result};
+use crate::{Error, Result, file};
 
 /// A loop device that goes away when its last user does.
 #[derive(Debug)]
@@ -40,13 +40,13 @@ pub fn attach(
     len: u64,
     block_size: u32,
 ) -> Result<Loop> {
-    let control = open("/dev/loop-control")?;
+    let control = file::open("/dev/loop-control", OFlags::RDONLY)?;
     // Another process may take the free device between the two calls: EBUSY.
     for _ in 0..64 {
         let number = ioctl(control.as_fd(), GetFree)
             .map_err(|errno| Error::new("asking for a free loop device of", name, errno))?;
         let path = format!("/dev/loop{number}");
-        let fd = open(&path)?;
+        let fd = file::open(&path, OFlags::RDONLY)?;
         let configure = Configure(config(backing, offset, len, block_size));
         match ioctl(fd.as_fd(), configure) {
             Ok(()) => return Ok(Loop { path, _fd: fd }),
@@ -55,11 +55,6 @@ pub fn attach(
         }
     }
     Err(Error::new("attaching a loop device to", name, Errno::BUSY))
-}
-
-fn open(path: &str) -> Result<OwnedFd> {
-    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|errno| Error::new("opening", path, errno))
 }
 
 fn config(backing: BorrowedFd<'_>, offset: u64, len: u64, block_size: u32) -> loop_config {

@@ -1,10 +1,10 @@
 //! Kernel modules: finit_module(2).
 
-use alloc::ffi::CString;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use crate::{Error, Result};
+use crate::error::c_string;
+use crate::{Error, Result, file};
 
 /// Loads the module in `path` (uncompressed) with `params` as modprobe.d's
 /// `options` gives them. A module that is loaded already is no error.
@@ -14,12 +14,11 @@ use crate::{Error, Result};
 /// ENODEV where the hardware for a driver is absent, ENOEXEC for a module of
 /// another kernel, EKEYREJECTED for a missing signature under lockdown.
 pub fn load(path: &str, params: &str) -> Result<()> {
-    let error = |errno| Error::new("loading module", path, errno);
-    let file =
-        rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(error)?;
-    let params = CString::new(params).map_err(|_| error(Errno::INVAL))?;
-    match rustix::system::finit_module(&file, &params, 0) {
+    let file = file::open(path, OFlags::RDONLY)?;
+    let result =
+        c_string(params).and_then(|params| rustix::system::finit_module(&file, &params, 0));
+    match result {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
-        Err(errno) => Err(error(errno)),
+        Err(errno) => Err(Error::new("loading module", path, errno)),
     }
 }

@@ -1,20 +1,20 @@
 //! Mounts, and the switch to another root.
 
-use alloc::ffi::CString;
-use rustix::io::Errno;
 pub use rustix::mount::MountFlags as Flags;
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 
-use crate::{Error, Result};
+use crate::Result;
+use crate::error::{c_string, on_path};
 
 /// Mounts `source` as `fstype` on `target` (mount(2)).
 ///
 /// # Errors
 /// The kernel's; ENODEV when it has no such file system.
 pub fn mount(source: &str, target: &str, fstype: &str, flags: Flags, data: &str) -> Result<()> {
-    let error = |errno| Error::new("mounting", target, errno);
-    let data = CString::new(data).map_err(|_| error(Errno::INVAL))?;
-    rustix::mount::mount(source, target, fstype, flags, data.as_c_str()).map_err(error)
+    on_path("mounting", target, |target| {
+        let (source, fstype, data) = (c_string(source)?, c_string(fstype)?, c_string(data)?);
+        rustix::mount::mount(&*source, target, &*fstype, flags, &*data)
+    })
 }
 
 /// Moves the mount at `from` to `to` (MS_MOVE).
@@ -22,7 +22,9 @@ pub fn mount(source: &str, target: &str, fstype: &str, flags: Flags, data: &str)
 /// # Errors
 /// The kernel's; EINVAL when `from` is no mount point or is shared.
 pub fn move_mount(from: &str, to: &str) -> Result<()> {
-    rustix::mount::mount_move(from, to).map_err(|errno| Error::new("moving mount", from, errno))
+    on_path("moving mount", from, |from| {
+        rustix::mount::mount_move(from, &*c_string(to)?)
+    })
 }
 
 /// Takes the mount at `target` out of the tree; it goes when its last user does
@@ -31,8 +33,9 @@ pub fn move_mount(from: &str, to: &str) -> Result<()> {
 /// # Errors
 /// The kernel's.
 pub fn detach(target: &str) -> Result<()> {
-    rustix::mount::unmount(target, UnmountFlags::DETACH)
-        .map_err(|errno| Error::new("unmounting", target, errno))
+    on_path("unmounting", target, |target| {
+        rustix::mount::unmount(target, UnmountFlags::DETACH)
+    })
 }
 
 /// Makes the mount at `target` and all below private.
@@ -40,11 +43,10 @@ pub fn detach(target: &str) -> Result<()> {
 /// # Errors
 /// The kernel's.
 pub fn make_private(target: &str) -> Result<()> {
-    rustix::mount::mount_change(
-        target,
-        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
-    )
-    .map_err(|errno| Error::new("making private", target, errno))
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    on_path("making private", target, |target| {
+        rustix::mount::mount_change(target, private)
+    })
 }
 
 /// Moves the mount at the current folder onto `/` and makes it this process's
@@ -54,7 +56,9 @@ pub fn make_private(target: &str) -> Result<()> {
 /// The kernel's, of the step that failed.
 pub fn move_to_root() -> Result<()> {
     move_mount(".", "/")?;
-    rustix::process::chroot(".").map_err(|errno| Error::new("changing root to", ".", errno))?;
+    on_path("changing root to", ".", |path| {
+        rustix::process::chroot(path)
+    })?;
     chdir("/")
 }
 
@@ -66,8 +70,9 @@ pub fn move_to_root() -> Result<()> {
 /// EINVAL where the old root is the initramfs's own rootfs, which cannot be
 /// pivoted away before Linux 7.
 pub fn pivot_to_root() -> Result<()> {
-    rustix::process::pivot_root(".", ".")
-        .map_err(|errno| Error::new("pivoting root to", ".", errno))?;
+    on_path("pivoting root to", ".", |path| {
+        rustix::process::pivot_root(path, path)
+    })?;
     // Both roots now lie on `/`, the old one on top: taking that away uncovers
     // the new one.
     detach(".")?;
@@ -79,5 +84,5 @@ pub fn pivot_to_root() -> Result<()> {
 /// # Errors
 /// The kernel's.
 pub fn chdir(path: &str) -> Result<()> {
-    rustix::process::chdir(path).map_err(|errno| Error::new("entering", path, errno))
+    on_path("entering", path, |path| rustix::process::chdir(path))
 }

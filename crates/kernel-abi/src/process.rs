@@ -8,12 +8,12 @@ use core::ptr;
 use linux_raw_sys::general::{__NR_clone, __NR_execve, __NR_exit_group, SIGCHLD};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{IntoRawFd, OwnedFd};
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitOptions};
 
 use crate::arch::syscall5;
-use crate::{Error, Result, clock};
+use crate::error::on_path;
+use crate::{Error, Result, clock, file};
 
 /// A started child.
 #[derive(Debug)]
@@ -138,7 +138,7 @@ pub fn exec(path: &CString, args: &[CString], env: &[CString]) -> Error {
             ],
         )
     };
-    Error::new("executing", path.to_string_lossy(), raw_errno(result))
+    Error::new("executing", &path.to_string_lossy(), raw_errno(result))
 }
 
 /// Gives the standard streams something to stand on where they are closed, as
@@ -151,10 +151,8 @@ pub fn exec(path: &CString, args: &[CString], env: &[CString]) -> Error {
 pub fn ensure_standard_streams() -> Result<()> {
     loop {
         // The kernel hands out the lowest free number.
-        let open = |path| rustix::fs::open(path, OFlags::RDWR, Mode::empty());
-        let fd = open("/dev/console")
-            .or_else(|_| open("/dev/null"))
-            .map_err(|errno| Error::new("opening", "/dev/null", errno))?;
+        let fd =
+            file::open_inherited("/dev/console").or_else(|_| file::open_inherited("/dev/null"))?;
         let number = fd.into_raw_fd();
         if number > 2 {
             close(number);
@@ -178,8 +176,8 @@ fn close(number: i32) {
 /// # Errors
 /// The kernel's; the streams are then as they were.
 pub fn use_console(path: &str) -> Result<()> {
-    let error = |errno| Error::new("opening console", path, errno);
-    let console = rustix::fs::open(path, OFlags::RDWR, Mode::empty()).map_err(error)?;
+    let error = |errno| Error::new("changing to console", path, errno);
+    let console = file::open_inherited(path)?;
     rustix::stdio::dup2_stdin(&console).map_err(error)?;
     rustix::stdio::dup2_stdout(&console).map_err(error)?;
     rustix::stdio::dup2_stderr(&console).map_err(error)?;
@@ -204,8 +202,9 @@ pub fn write_error(text: &str) {
 /// # Errors
 /// The kernel's; EACCES if it is not executable.
 pub fn check_executable(path: &str) -> Result<()> {
-    rustix::fs::access(path, rustix::fs::Access::EXEC_OK)
-        .map_err(|errno| Error::new("executing", path, errno))
+    on_path("executing", path, |path| {
+        rustix::fs::access(path, rustix::fs::Access::EXEC_OK)
+    })
 }
 
 /// Whether this is the init process.
@@ -280,7 +279,7 @@ mod tests {
     fn exec_names_what_is_missing() {
         let path = CString::new("/no/such/init").unwrap();
         let error = exec(&path, std::slice::from_ref(&path), &[]);
-        assert_eq!(error.errno, Errno::NOENT);
-        assert_eq!(error.on, "/no/such/init");
+        assert_eq!(error.errno(), Errno::NOENT);
+        assert_eq!(error.on(), "/no/such/init");
     }
 }

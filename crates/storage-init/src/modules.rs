@@ -302,7 +302,7 @@ impl<'p> Loader<'p> {
 fn exit_status(result: kernel_abi::Result<()>) -> u8 {
     match result {
         Ok(()) => 0,
-        Err(error) => u8::try_from(error.errno.raw_os_error()).unwrap_or(KILLED),
+        Err(error) => u8::try_from(error.errno().raw_os_error()).unwrap_or(KILLED),
     }
 }
 

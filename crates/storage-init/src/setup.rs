@@ -29,7 +29,7 @@ pub fn mount_kernel_file_systems(log: &mut Log) -> Result<(), Failure> {
         match mount(fstype, target, fstype, flags, data) {
             Ok(()) => {}
             // CONFIG_DEVTMPFS_MOUNT, or a mini-initramfs inside another.
-            Err(error) if error.errno == Errno::BUSY => {}
+            Err(error) if error.errno() == Errno::BUSY => {}
             Err(error) => return Err(Failure::kernel(error)),
         }
     }
