@@ -7,7 +7,7 @@ mod report;
 use std::fs;
 use std::path::Path;
 
-use builder::{BuiltImage, BuiltMini};
+use builder::{BuiltImage, BuiltMini, Source};
 use installer::manifest::{self, Artefact, Manifest, Place};
 
 use crate::cli::BuildArgs;
@@ -42,7 +42,13 @@ fn build(plan: &BuildPlan, bars: &ui::Bars) -> Result<(Manifest, BuiltImage, Bui
     remove(&dir.join(manifest::NAME))?;
     copy_kernel(&plan.kernel_image, &dir.join(KERNEL))?;
 
-    let image = builder::build_image(&plan.image, bars)?;
+    let image = builder::build_image(&plan.image, bars).map_err(|e| {
+        let error = CliError::from(e);
+        match &plan.image.source {
+            Source::Initrd(path) | Source::Root(path) => error.about(path.display()),
+            Source::Generator(_) => error,
+        }
+    })?;
     let product = plan.product(&image)?;
     let mut mini = plan.mini.clone();
     mini.candidates = candidates(&plan.places, &plan.image_path(&product));

@@ -19,7 +19,7 @@ const EXIT_CODES: &str = "\
 Exit status:
   0  it worked
   1  it failed; standard error says on what, why, and what to do
-  2  the command line cannot be used; nothing was done";
+  2  the command line cannot be used";
 
 /// Early boot in two parts: a mini-initramfs that reaches the boot medium, and
 /// an init image there of which only what is used is read.

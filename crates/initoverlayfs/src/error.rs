@@ -58,6 +58,13 @@ impl CliError {
         self
     }
 
+    /// Says in front of the message what it is about.
+    #[must_use]
+    pub(crate) fn about(mut self, what: impl fmt::Display) -> Self {
+        self.message = format!("{what}: {}", self.message);
+        self
+    }
+
     /// The exit status: 2 for the command line's fault, else 1.
     #[must_use]
     pub fn exit_code(&self) -> u8 {

@@ -111,8 +111,8 @@ impl Bars {
         };
         let template = match (total, bytes) {
             (None, _) => "{spinner} {msg} {elapsed}",
-            (Some(_), true) => "{msg} [{bar:30}] {bytes}/{total_bytes} {eta}",
-            (Some(_), false) => "{msg} [{bar:30}] {pos}/{len} {eta}",
+            (Some(_), true) => "{msg:32!} [{bar:30}] {bytes}/{total_bytes} {eta}",
+            (Some(_), false) => "{msg:32!} [{bar:30}] {pos}/{len} {eta}",
         };
         // The templates are fixed and tested; without one the default is shown.
         if let Ok(style) = ProgressStyle::with_template(template) {

@@ -205,7 +205,13 @@ fn a_failed_build_leaves_no_manifest() {
     args.extend(["--auth", "none"].map(Into::into));
     let ran = run(args);
     assert_eq!(ran.code, 1, "{}", ran.stderr);
-    assert!(ran.stderr.contains("initramfs"), "{}", ran.stderr);
+    let path = inputs.path("initrd");
+    assert!(
+        ran.stderr.contains(path.to_str().unwrap()),
+        "{}",
+        ran.stderr
+    );
+    assert!(ran.stderr.contains("because:"), "{}", ran.stderr);
     assert!(!inputs.path("out/build.json").exists());
 }
 
