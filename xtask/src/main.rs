@@ -2,6 +2,16 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
+mod counts;
+mod debian;
+mod demo;
+mod dist;
+mod step;
+mod table;
+mod test;
+
+use std::error::Error;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -16,6 +26,16 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    /// Runs everything that CI runs; the last line counts the tests.
+    Test(test::Args),
+    /// Boots Debian 13 through storage-init, and as its own initramfs does, and
+    /// shows both side by side.
+    Demo,
+    /// Measures.
+    #[command(subcommand)]
+    Bench(Bench),
+    /// Builds storage-init, run-init and the command line into target/dist.
+    Dist,
     /// Makes the cached Debian 13 guest and says where it is.
     Guest,
     /// Installs the Debian packages that everything else needs (as root), or
@@ -23,15 +43,21 @@ enum Task {
     Packages,
 }
 
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// Boots on the clock that counts instructions: time, bytes read, memory,
+    /// sizes, against Debian's own initramfs files.
+    Boot(bench::Args),
+}
+
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let result = match cli.task {
+    let result = match Cli::parse().task {
+        Task::Test(args) => return test::run(&args),
+        Task::Demo => demo::run(),
+        Task::Bench(Bench::Boot(args)) => bench::run(&args),
+        Task::Dist => dist::run(),
         Task::Guest => guest(),
-        Task::Packages => {
-            vmtest::packages::ensure(&vmtest::cache::root().join("log"), &mut |line| {
-                println!("{line}")
-            })
-        }
+        Task::Packages => step::packages().map_err(Into::into),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -42,8 +68,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn guest() -> Result<(), vmtest::Error> {
-    let guest = vmtest::guest::Guest::ensure(&mut |line| println!("{line}"))?;
-    println!("kernel {}: {}", guest.kernel_release(), guest.tree().display());
+fn guest() -> Result<(), Box<dyn Error>> {
+    step::packages()?;
+    let guest = step::guest()?;
+    println!("kernel     {}", guest.kernel().display());
+    println!("release    {}", guest.kernel_release());
+    println!("tree       {}", guest.tree().display());
+    println!("dracut     {}", guest.dracut_initrd().display());
+    println!("initramfs  {}", guest.initramfs_tools_initrd().display());
+    println!("root       {}", guest.root_image().display());
     Ok(())
 }

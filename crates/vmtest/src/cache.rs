@@ -3,7 +3,7 @@
 //! An entry is a folder named after a hash of its recipe. It is made in a
 //! temporary folder beside it and renamed when it is whole, under a lock, so
 //! that what exists is complete and two builders do not work at once. Entries
-//! of the same kind from other recipes are removed.
+//! of the same kind from other recipes are removed, unless someone uses them.
 
 use std::env;
 use std::fs::{self, File};
@@ -28,7 +28,18 @@ pub fn root() -> PathBuf {
         .join("initoverlayfs")
 }
 
-/// The folder `kind`-`recipe hash` in the cache, made by `make` if it is not
+/// A complete entry. While it lives, nobody removes the folder.
+#[derive(Debug)]
+pub struct Entry {
+    /// The folder.
+    pub path: PathBuf,
+    _in_use: File,
+}
+
+/// Name of the file in an entry on which its users hold a shared lock.
+const IN_USE: &str = ".in-use";
+
+/// The entry `kind`-`recipe hash` of the cache, made by `make` if it is not
 /// there: `make` gets an empty folder to fill.
 ///
 /// # Errors
@@ -37,7 +48,7 @@ pub fn entry(
     kind: &str,
     recipe: &[&[u8]],
     make: impl FnOnce(&Path) -> Result<(), Error>,
-) -> Result<PathBuf, Error> {
+) -> Result<Entry, Error> {
     entry_in(&root(), kind, recipe, make)
 }
 
@@ -46,28 +57,51 @@ fn entry_in(
     kind: &str,
     recipe: &[&[u8]],
     make: impl FnOnce(&Path) -> Result<(), Error>,
-) -> Result<PathBuf, Error> {
+) -> Result<Entry, Error> {
     let name = format!("{kind}-{:016x}", hash(recipe));
     let path = root.join(&name);
-    if path.is_dir() {
-        return Ok(path);
+    if let Some(entry) = existing(&path)? {
+        return Ok(entry);
     }
     fs::create_dir_all(root).map_err(Error::io(format!("making {}", root.display())))?;
-    let lock_path = root.join(format!("{kind}.lock"));
-    let lock =
-        File::create(&lock_path).map_err(Error::io(format!("making {}", lock_path.display())))?;
-    flock(&lock, FlockOperation::LockExclusive)
-        .map_err(|e| Error::io(format!("locking {}", lock_path.display()))(e.into()))?;
-    if path.is_dir() {
-        return Ok(path);
+    let builders = lock(
+        &root.join(format!("{kind}.lock")),
+        FlockOperation::LockExclusive,
+    )?;
+    if let Some(entry) = existing(&path)? {
+        return Ok(entry);
     }
     let partial = root.join(format!("{kind}.partial"));
     remove(&partial)?;
     fs::create_dir(&partial).map_err(Error::io(format!("making {}", partial.display())))?;
     make(&partial)?;
     fs::rename(&partial, &path).map_err(Error::io(format!("making {}", path.display())))?;
+    let entry = Entry {
+        _in_use: lock(&path.join(IN_USE), FlockOperation::LockShared)?,
+        path,
+    };
     remove_others(root, kind, &name);
-    Ok(path)
+    drop(builders);
+    Ok(entry)
+}
+
+/// The entry at `path`, if it is there and is not about to be removed.
+fn existing(path: &Path) -> Result<Option<Entry>, Error> {
+    if !path.is_dir() {
+        return Ok(None);
+    }
+    let in_use = lock(&path.join(IN_USE), FlockOperation::LockShared)?;
+    Ok(path.is_dir().then(|| Entry {
+        path: path.to_owned(),
+        _in_use: in_use,
+    }))
+}
+
+fn lock(path: &Path, operation: FlockOperation) -> Result<File, Error> {
+    let file = File::create(path).map_err(Error::io(format!("making {}", path.display())))?;
+    flock(&file, operation)
+        .map_err(|e| Error::io(format!("locking {}", path.display()))(e.into()))?;
+    Ok(file)
 }
 
 fn remove(path: &Path) -> Result<(), Error> {
@@ -91,8 +125,9 @@ fn remove_others(root: &Path, kind: &str, keep: &str) {
                         hash.len() == 16 && hash.bytes().all(|b| b.is_ascii_hexdigit())
                     })
         });
-        if stale {
-            // What cannot be removed costs space only.
+        let in_use = entry.path().join(IN_USE);
+        // What cannot be removed costs space only.
+        if stale && lock(&in_use, FlockOperation::NonBlockingLockExclusive).is_ok() {
             let _ = fs::remove_dir_all(entry.path());
         }
     }
@@ -123,8 +158,8 @@ mod tests {
         };
         let first = entry_in(dir.path(), "kind", &[b"1"], make("a")).unwrap();
         let again = entry_in(dir.path(), "kind", &[b"1"], make("b")).unwrap();
-        assert_eq!(first, again);
-        assert_eq!(fs::read(again.join("file")).unwrap(), b"a");
+        assert_eq!(first.path, again.path);
+        assert_eq!(fs::read(again.path.join("file")).unwrap(), b"a");
         let other = entry_in(dir.path(), "kind-other", &[b"1"], make("c")).unwrap();
 
         let failed = entry_in(dir.path(), "kind", &[b"2"], |path| {
@@ -132,12 +167,16 @@ mod tests {
             Err(Error::Disk("no".to_owned()))
         });
         assert!(failed.is_err());
-        assert!(first.is_dir());
+        assert!(first.path.is_dir());
 
         let second = entry_in(dir.path(), "kind", &[b"2"], make("e")).unwrap();
-        assert_eq!(fs::read(second.join("file")).unwrap(), b"e");
-        assert!(!first.exists());
-        assert!(other.exists());
+        assert_eq!(fs::read(second.path.join("file")).unwrap(), b"e");
+        assert!(first.path.exists(), "it is in use");
+        let old = first.path.clone();
+        drop((first, again, second));
+        entry_in(dir.path(), "kind", &[b"3"], make("f")).unwrap();
+        assert!(!old.exists());
+        assert!(other.path.exists());
     }
 
     #[test]

@@ -13,7 +13,8 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::{Error, cache, command, mirror};
+use crate::debian::{self, Chroot};
+use crate::{Error, cache, command};
 
 /// The line in the guest's kernel log when multi-user.target is reached.
 pub const REACHED: &str = "INITOVERLAYFS-TEST multi-user reached";
@@ -35,8 +36,6 @@ pub const ROOT_UUID: &str = "1f0f5a7e-0d13-4d14-9a3c-6f2d1c0e0a01";
 
 /// Size of the root file system's image in bytes; it is sparse.
 pub const ROOT_SIZE: u64 = 1 << 30;
-
-const SUITE: &str = "trixie";
 
 const PACKAGES: &[&str] = &[
     "busybox",
@@ -61,9 +60,9 @@ const REPORT_UNIT: &str = include_str!("../guest/report.service");
 const MARK_SOURCE: &[u8] = include_bytes!("../mark/src/main.rs");
 
 /// The cached guest.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Guest {
-    dir: PathBuf,
+    entry: cache::Entry,
     kernel_release: String,
 }
 
@@ -78,16 +77,16 @@ impl Guest {
         let packages = PACKAGES.join(",");
         let recipe = [
             RECIPE_VERSION,
-            SUITE.as_bytes(),
+            debian::SUITE.as_bytes(),
             packages.as_bytes(),
             REPORT.as_bytes(),
             REPORT_UNIT.as_bytes(),
             MARK_SOURCE,
         ];
-        let dir = cache::entry("debian-13", &recipe, |dir| make(dir, progress))?;
-        let kernel_release = read(&dir.join("kernel-release"))?;
+        let entry = cache::entry("debian-13", &recipe, |dir| make(dir, progress))?;
+        let kernel_release = read(&entry.path.join("kernel-release"))?;
         Ok(Self {
-            dir,
+            entry,
             kernel_release,
         })
     }
@@ -95,7 +94,7 @@ impl Guest {
     /// The root tree, owned by root. Not to be changed.
     #[must_use]
     pub fn tree(&self) -> PathBuf {
-        self.dir.join("tree")
+        self.entry.path.join("tree")
     }
 
     /// `uname -r` of its kernel.
@@ -107,7 +106,7 @@ impl Guest {
     /// The kernel image.
     #[must_use]
     pub fn kernel(&self) -> PathBuf {
-        self.dir.join("vmlinuz")
+        self.entry.path.join("vmlinuz")
     }
 
     /// The folder with `kernel/` and modules.dep.
@@ -121,34 +120,29 @@ impl Guest {
     /// dracut's initramfs for any machine.
     #[must_use]
     pub fn dracut_initrd(&self) -> PathBuf {
-        self.dir.join("initrd.dracut.img")
+        self.entry.path.join("initrd.dracut.img")
     }
 
     /// initramfs-tools' initramfs with most modules.
     #[must_use]
     pub fn initramfs_tools_initrd(&self) -> PathBuf {
-        self.dir.join("initrd.initramfs-tools.img")
+        self.entry.path.join("initrd.initramfs-tools.img")
     }
 
     /// The ext4 root file system, without a partition table.
     #[must_use]
     pub fn root_image(&self) -> PathBuf {
-        self.dir.join("root.ext4")
+        self.entry.path.join("root.ext4")
     }
 
     /// The program [`MARK`], for other images.
     #[must_use]
     pub fn mark(&self) -> PathBuf {
-        self.dir.join("iofs-mark")
+        self.entry.path.join("iofs-mark")
     }
 }
 
 fn make(dir: &Path, progress: &mut dyn FnMut(&str)) -> Result<(), Error> {
-    if !command::is_root() {
-        return Err(Error::NeedsRoot {
-            what: "making the Debian 13 guest",
-        });
-    }
     let log = dir.join("log");
     let tree = dir.join("tree");
     progress("building the marker init");
@@ -156,7 +150,7 @@ fn make(dir: &Path, progress: &mut dyn FnMut(&str)) -> Result<(), Error> {
     copy(&mark, &dir.join("iofs-mark"))?;
 
     progress("Debian 13: debootstrap");
-    bootstrap(&tree, SUITE, PACKAGES, &log)?;
+    debian::bootstrap(&tree, PACKAGES, &log)?;
     configure(&tree, &dir.join("iofs-mark"))?;
     let release = kernel_release(&tree)?;
     write(&dir.join("kernel-release"), &release)?;
@@ -166,24 +160,24 @@ fn make(dir: &Path, progress: &mut dyn FnMut(&str)) -> Result<(), Error> {
     )?;
 
     progress("Debian 13: dracut");
-    chroot(
-        &tree,
-        &[
+    let inside = Chroot::new(&tree);
+    let output = "/boot/initrd";
+    command::run_logged(
+        &mut inside.command(&[
             "dracut",
             "--no-hostonly",
             "--force",
             "--kver",
             &release,
-            "/boot/initrd",
-        ],
+            output,
+        ]),
         &log,
     )?;
     take(&tree.join("boot/initrd"), &dir.join("initrd.dracut.img"))?;
 
     progress("Debian 13: mkinitramfs");
-    chroot(
-        &tree,
-        &["mkinitramfs", "-o", "/boot/initrd", &release],
+    command::run_logged(
+        &mut inside.command(&["mkinitramfs", "-o", output, &release]),
         &log,
     )?;
     take(
@@ -205,60 +199,30 @@ fn make(dir: &Path, progress: &mut dyn FnMut(&str)) -> Result<(), Error> {
     )
 }
 
-/// Makes a minimal Debian in `tree`, from the mirror that apt uses here.
-///
-/// # Errors
-/// [`Error::Program`] if debootstrap fails.
-pub fn bootstrap(tree: &Path, suite: &str, packages: &[&str], log: &Path) -> Result<(), Error> {
-    let mut debootstrap = Command::new("debootstrap");
-    debootstrap
-        .args(["--variant=minbase", "--include"])
-        .arg(packages.join(","))
-        .arg(suite)
-        .arg(tree);
-    if let Some(mirror) = mirror::configured() {
-        debootstrap.arg(mirror);
-    }
-    command::run_logged(&mut debootstrap, log)
-}
-
-/// Runs `args` in `tree` with /proc, /sys and /dev, which go away with it.
-///
-/// # Errors
-/// [`Error::Program`].
-pub fn chroot(tree: &Path, args: &[&str], log: &Path) -> Result<(), Error> {
-    const SCRIPT: &str = "set -e; cd \"$1\"; shift; \
-        mount -t proc proc proc; mount --rbind /sys sys; mount --rbind /dev dev; \
-        exec chroot . /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C \"$@\"";
-    command::run_logged(
-        Command::new("unshare")
-            .args(["--mount", "--pid", "--fork", "--kill-child"])
-            .args(["--propagation", "private", "sh", "-c", SCRIPT, "sh"])
-            .arg(tree)
-            .args(args),
-        log,
-    )
-}
-
 /// Builds a program without a libc from this workspace.
 ///
 /// # Errors
 /// [`Error::Program`] if cargo fails.
 pub fn build_freestanding(package: &str, log: &Path) -> Result<PathBuf, Error> {
     let root = workspace();
-    // Its own folder: the outer cargo may hold the lock of the usual one.
-    let target = root.join("target/freestanding");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     command::run_logged(
         Command::new(cargo)
             .current_dir(&root)
             .args(["build", "--package", package])
-            .args(["--features", "freestanding", "--profile", "pid1"])
-            .arg("--target-dir")
-            .arg(&target),
+            .args(["--features", "freestanding", "--profile", "pid1"]),
         log,
     )?;
-    Ok(target.join("pid1").join(package))
+    Ok(target_dir().join("pid1").join(package))
+}
+
+/// Where cargo puts what it builds from this workspace.
+#[must_use]
+pub fn target_dir() -> PathBuf {
+    match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(dir) if !dir.is_empty() => workspace().join(dir),
+        _ => workspace().join("target"),
+    }
 }
 
 /// The root of this workspace's sources.
@@ -304,18 +268,6 @@ fn configure(tree: &Path, mark: &Path) -> Result<(), Error> {
 
 /// Takes away what a guest does not need on its disk.
 fn clean(tree: &Path, release: &str) -> Result<(), Error> {
-    for folder in ["var/cache/apt/archives", "var/lib/apt/lists"] {
-        for entry in fs::read_dir(tree.join(folder))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            if entry.path().is_file() {
-                // What stays costs space only.
-                let _ = fs::remove_file(entry.path());
-            }
-        }
-    }
     // Made by the kernel package's hook; ours are outside.
     let initrd = tree.join(format!("boot/initrd.img-{release}"));
     if initrd.exists() {

@@ -10,6 +10,7 @@
 
 pub mod cache;
 pub mod command;
+pub mod debian;
 pub mod disk;
 mod error;
 pub mod guest;

@@ -1,15 +1,55 @@
-//! What the two tiers of VM tests share: whether they run, and where.
+//! What the two tiers of VM tests share: whether they run, and which.
 
 use std::env;
 
-/// Set to 1 to run the tests that start virtual machines.
+/// Says which tests that start virtual machines run; see [`Tier`].
 pub const ENABLE_ENV: &str = "IOFS_VM_TESTS";
 
-/// Whether virtual machines are to be started.
-#[must_use]
-pub fn enabled() -> bool {
-    env::var_os(ENABLE_ENV).is_some_and(|value| value == "1")
+/// Which tests that start virtual machines run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tier {
+    /// None, and each is shown as ignored: the variable is not set.
+    Ignored,
+    /// None, and none is shown: `later`. `cargo xtask test` runs them as steps
+    /// of their own and must not count them twice.
+    Later,
+    /// Those that are not slow: `1`.
+    Usual,
+    /// All: `all`.
+    All,
 }
 
-/// Why a test is shown as ignored where [`enabled`] is false.
-pub const WHY_IGNORED: &str = "starts a virtual machine; run cargo xtask test";
+impl Tier {
+    /// What [`ENABLE_ENV`] says.
+    #[must_use]
+    pub fn from_env() -> Self {
+        match env::var(ENABLE_ENV).as_deref() {
+            Ok("later") => Self::Later,
+            Ok("1") => Self::Usual,
+            Ok("all") => Self::All,
+            _ => Self::Ignored,
+        }
+    }
+
+    /// Whether a test is ignored.
+    #[must_use]
+    pub fn ignores(self, slow: bool) -> bool {
+        match self {
+            Self::Ignored | Self::Later => true,
+            Self::Usual => slow,
+            Self::All => false,
+        }
+    }
+
+    /// Says why tests are ignored, if they are.
+    pub fn explain(self) {
+        match self {
+            Self::Ignored => eprintln!(
+                "ignored: these tests start virtual machines; \
+                 cargo xtask test runs them, or {ENABLE_ENV}=1 does"
+            ),
+            Self::Usual => eprintln!("slow tests are ignored: {ENABLE_ENV}=all runs them"),
+            Self::Later | Self::All => {}
+        }
+    }
+}

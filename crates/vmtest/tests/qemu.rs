@@ -13,29 +13,37 @@ use std::time::Duration;
 use libtest_mimic::{Arguments, Failed, Trial};
 use qemu_driver::{Accel, Arch, Boot, Bus, Disk, Exit, Machine, RunOptions, Vm};
 use vmtest::guest::{self, Guest};
-use vmtest::tier;
+use vmtest::tier::Tier;
 
-type Test = fn(&Guest) -> Result<(), Failed>;
+struct Test {
+    name: &'static str,
+    slow: bool,
+    run: fn(&Guest) -> Result<(), Failed>,
+}
 
-const TESTS: &[(&str, Test)] = &[("plain_dracut_reaches_multi_user", plain_dracut)];
+const TESTS: &[Test] = &[Test {
+    name: "plain_dracut_reaches_multi_user",
+    slow: false,
+    run: plain_dracut,
+}];
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Two at once only make each other run into their limits.
     arguments.test_threads = Some(1);
-    let trials = TESTS
+    let tier = Tier::from_env();
+    tier.explain();
+    let tests = if tier == Tier::Later { &[] } else { TESTS };
+    let trials = tests
         .iter()
-        .map(|&(name, test)| {
-            Trial::test(name, move || {
+        .map(|test| {
+            Trial::test(test.name, || {
                 let guest = Guest::ensure(&mut |line| eprintln!("{line}"))?;
-                test(&guest)
+                (test.run)(&guest)
             })
-            .with_ignored_flag(!tier::enabled())
+            .with_ignored_flag(tier.ignores(test.slow))
         })
         .collect();
-    if !tier::enabled() {
-        eprintln!("ignored: {}", tier::WHY_IGNORED);
-    }
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 

@@ -5,13 +5,11 @@
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Trial};
-use vmtest::tier;
+use vmtest::tier::Tier;
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let trials: Vec<Trial> = Vec::new();
-    if !tier::enabled() {
-        eprintln!("ignored: {}", tier::WHY_IGNORED);
-    }
+    Tier::from_env().explain();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
