@@ -29,6 +29,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use image::{ImageJob, ImageWriter, MkfsErofs, expect_of};
 pub use kernel::{kernel_image, kernel_release, kernel_release_of_image};
 pub use mini::host::boot_disks;
+pub use osrelease::product_of;
 pub use progress::{Progress, Silent, Step};
 pub use request::{
     Compression, Generator, GeneratorRun, HostDisks, ImageCompression, ImageRequest, Kernel,

@@ -1,10 +1,26 @@
 //! os-release(5), as far as it names a product.
 
+use std::path::Path;
+
 /// The greatest size of an os-release file, in bytes.
 pub(crate) const MAX_LEN: u64 = 64 << 10;
 
 /// Where it may lie under a root.
 pub(crate) const PLACES: [&str; 2] = ["etc/os-release", "usr/lib/os-release"];
+
+/// The product that a root tree is of, by its os-release: `debian-13`. Made to
+/// be part of a file name.
+#[must_use]
+pub fn product_of(root: &Path) -> Option<String> {
+    PLACES
+        .iter()
+        .find_map(|place| {
+            let path = root.join(place);
+            let small = path.metadata().is_ok_and(|meta| meta.len() <= MAX_LEN);
+            small.then(|| std::fs::read_to_string(path).ok()).flatten()
+        })
+        .and_then(|text| product(&text))
+}
 
 /// `ID-VERSION_ID` (or `ID-VERSION_CODENAME`, or `ID`), fit to be part of a
 /// file name.

@@ -76,6 +76,11 @@ fn try_all() {
                 s.modules.len(),
                 s.times
             );
+            std::fs::copy(
+                dir.path().join(name),
+                format!("/tmp/w/b/{name}.{compression:?}"),
+            )
+            .unwrap();
             if compression == Compression::None {
                 for m in &s.modules {
                     println!("  {} {} {} {}", m.name, m.bytes, m.role, m.reason);
@@ -83,7 +88,11 @@ fn try_all() {
             }
         }
     }
-    for initrd in std::env::var("IOFS_TEST_INITRDS").unwrap().split(':') {
+    for initrd in std::env::var("IOFS_TEST_INITRDS")
+        .unwrap()
+        .split(':')
+        .filter(|s| !s.is_empty())
+    {
         let mut request =
             ImageRequest::new(Source::Initrd(initrd.into()), dir.path().join("image"));
         request.run_init = Some("/bin/true".into());

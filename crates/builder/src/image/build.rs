@@ -139,7 +139,7 @@ fn fill(
             let mut input = unpack(stage, &file, request, clock, progress)?;
             // An initramfs is named after its generator; its user means the
             // distribution that it starts.
-            input.product = root_product(run.sysroot.as_deref().unwrap_or(Path::new("/")));
+            input.product = osrelease::product_of(run.sysroot.as_deref().unwrap_or(Path::new("/")));
             std::fs::remove_dir_all(&work).map_err(Error::io("removing", &work))?;
             Ok(input)
         }
@@ -176,20 +176,6 @@ fn unpack(
         bytes: bytes.len() as u64,
         product: None,
     })
-}
-
-/// The product of a root outside the stage.
-fn root_product(root: &Path) -> Option<String> {
-    osrelease::PLACES
-        .iter()
-        .find_map(|place| {
-            let path = root.join(place);
-            let small = path
-                .metadata()
-                .is_ok_and(|meta| meta.len() <= osrelease::MAX_LEN);
-            small.then(|| std::fs::read_to_string(path).ok()).flatten()
-        })
-        .and_then(|text| osrelease::product(&text))
 }
 
 fn stage_product(stage: &Stage) -> Result<Option<String>> {

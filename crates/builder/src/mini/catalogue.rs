@@ -82,7 +82,6 @@ pub(crate) const RULES: &[Rule] = &[
             "=wd719x",
             "aic94xx/",
             "bfa/",
-            "isci/",
             "qla2xxx/",
             // ISA and PCMCIA.
             "pcmcia/",

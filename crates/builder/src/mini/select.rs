@@ -62,7 +62,7 @@ pub(crate) fn select<'i>(
         always(MAPPING, Role::Mapping, "makes a device of a file");
     }
     if matches!(wanted, Modules::Generic) {
-        roots.extend(generic(index, warnings));
+        roots.extend(generic(kernel, warnings));
     }
     let names: Vec<&str> = roots.iter().map(|root| root.name.as_str()).collect();
     let order = index.load_order(&names).map_err(not_loadable)?;
@@ -136,11 +136,20 @@ fn host_drivers(index: &Index, disks: &HostDisks, warnings: &mut Vec<String>) ->
     Ok(roots)
 }
 
-/// Every module that drives storage, except those that modprobe.d keeps away.
-fn generic(index: &Index, warnings: &mut Vec<String>) -> Vec<Root> {
+/// Every module that drives storage and that devices can ask for, except those
+/// that modprobe.d keeps away.
+fn generic(kernel: &KernelModules, warnings: &mut Vec<String>) -> Vec<Root> {
+    let index = &kernel.index;
+    let asked_for: BTreeSet<&str> = kernel
+        .aliases
+        .iter()
+        .filter(|(pattern, _)| catalogue::storage_alias(pattern))
+        .map(|(_, module)| module.as_str())
+        .collect();
     let mut roots = Vec::new();
     for module in index.modules() {
-        if !drives_storage(module) {
+        // A library that no driver needs is of no use.
+        if !drives_storage(module) || !asked_for.contains(module.name.as_str()) {
             continue;
         }
         if index.is_blacklisted(&module.name) {
