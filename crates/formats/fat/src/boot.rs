@@ -273,32 +273,15 @@ fn geometry(sector: &[u8; BOOT_LEN], medium: u64) -> Result<Geometry, BootSector
             needed: fat_used,
         });
     }
-
-    // The extended boot record stands behind the common fields, which are
-    // longer on FAT32.
-    let extended = if layout.fat32 { 64 } else { 36 };
-    let active = if layout.fat32 {
-        active_fat(sector, layout.fats)?
+    let (active, root) = if layout.fat32 {
+        let cluster = root_cluster(sector, clusters)?;
+        (active_fat(sector, layout.fats)?, Root::Chain { cluster })
     } else {
-        0
+        let offset = in_bytes(layout.root_sector());
+        let len = u64::from(layout.root_entries) * ENTRY_LEN;
+        (0, Root::Fixed { offset, len })
     };
-    let root = if layout.fat32 {
-        let cluster = u32_at(sector, 44);
-        if !(2..clusters + 2).contains(&cluster) {
-            return Err(BootSectorError::RootCluster {
-                found: cluster,
-                last: clusters + 1,
-            });
-        }
-        Root::Chain { cluster }
-    } else {
-        Root::Fixed {
-            offset: in_bytes(layout.root_sector()),
-            len: u64::from(layout.root_entries) * ENTRY_LEN,
-        }
-    };
-    // 0x28 has the volume ID only, 0x29 label and type as well.
-    let signature = sector[extended + 2];
+    let record = ExtendedRecord::parse(sector, layout.fat32);
     Ok(Geometry {
         info: Info {
             kind,
@@ -308,22 +291,55 @@ fn geometry(sector: &[u8; BOOT_LEN], medium: u64) -> Result<Geometry, BootSector
             volume_size,
             fat_size,
             fats: layout.fats,
-            volume_id: match signature {
-                0x28 | 0x29 => u32_at(sector, extended + 3),
-                _ => 0,
-            },
-            label: match signature {
-                0x29 => name::label(&sector[extended + 7..extended + 18])
-                    .filter(|label| label != "NO NAME"),
-                _ => None,
-            },
-            dirty: sector[extended + 1] & 1 != 0,
+            volume_id: record.volume_id,
+            label: record.label,
+            dirty: record.dirty,
         },
         fat_offset: in_bytes(layout.reserved) + u64::from(active) * fat_size,
         fat_used,
         data_offset: in_bytes(layout.metadata_sectors()),
         root,
     })
+}
+
+/// What stands behind the common fields, which are longer on FAT32.
+struct ExtendedRecord {
+    volume_id: u32,
+    label: Option<String>,
+    dirty: bool,
+}
+
+impl ExtendedRecord {
+    fn parse(sector: &[u8; BOOT_LEN], fat32: bool) -> Self {
+        let at = if fat32 { 64 } else { 36 };
+        // 0x28 has the volume ID only, 0x29 label and type as well.
+        let signature = sector[at + 2];
+        Self {
+            volume_id: match signature {
+                0x28 | 0x29 => u32_at(sector, at + 3),
+                _ => 0,
+            },
+            label: match signature {
+                0x29 => name::label(&sector[at + 7..at + 18]).filter(|label| label != "NO NAME"),
+                _ => None,
+            },
+            dirty: sector[at + 1] & 1 != 0,
+        }
+    }
+}
+
+/// Where the root directory starts on FAT32.
+fn root_cluster(sector: &[u8; BOOT_LEN], clusters: u32) -> Result<u32, BootSectorError> {
+    let cluster = u32_at(sector, 44);
+    // At most 0x0fff_fff5 clusters.
+    if (2..clusters + 2).contains(&cluster) {
+        Ok(cluster)
+    } else {
+        Err(BootSectorError::RootCluster {
+            found: cluster,
+            last: clusters + 1,
+        })
+    }
 }
 
 /// Which FAT counts on FAT32. With mirroring (bit 7 clear) all are the same.

@@ -71,6 +71,23 @@ impl Volume {
         run("mdel", &["-i", self.path(), &format!("::{name}")]);
     }
 
+    /// Makes mtools look for free clusters from the start, on FAT32 too, where
+    /// it goes by the FSInfo sector.
+    pub(crate) fn forget_next_free(&self) {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .open(&self.path)
+            .unwrap();
+        let mut boot = [0; 512];
+        file.read_exact_at(&mut boot, 0).unwrap();
+        if boot[22] == 0 && boot[23] == 0 {
+            let sector = u64::from(u16::from_le_bytes([boot[11], boot[12]]));
+            let info = u64::from(boot[48]) * sector;
+            file.write_all_at(&[0xff; 4], info + 492).unwrap();
+        }
+    }
+
     pub(crate) fn check(&self) {
         run("fsck.vfat", &["-n", self.path()]);
     }
