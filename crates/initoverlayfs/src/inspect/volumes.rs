@@ -78,9 +78,14 @@ fn inner(view: &View<'_>, part: Node, start: u64, len: u64) -> Node {
 pub(super) fn ext4(view: &View<'_>) -> Described {
     let volume = match Ext4::open(Limited::new(view.source, MAX_READ)) {
         Ok(volume) => volume,
-        Err(Ext4Error::NoSuperblock { .. }) => return Ok(None),
         Err(_) if view.bytes(1024, 1024).is_none() => return Ok(None),
-        Err(error) => return Err(error.to_string()),
+        Err(error) => {
+            let kind: &Ext4Error = &error;
+            return match kind {
+                Ext4Error::NoSuperblock { .. } => Ok(None),
+                other => Err(other.to_string()),
+            };
+        }
     };
     let info = volume.info();
     let label = (!info.label.is_empty()).then_some(info.label.as_str());
