@@ -22,7 +22,7 @@ pub mod smoke;
 mod volumes;
 
 pub use disks::gpt;
-pub use records::{cmdline, cpio, kmod, modinfo, plan};
+pub use records::{bls, cmdline, cpio, kmod, modinfo, plan};
 pub use volumes::{erofs, ext4, fat};
 
 /// A target: bytes in, nothing out, a panic if something is wrong.
@@ -37,6 +37,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("plan", plan),
     ("cmdline", cmdline),
     ("cpio", cpio),
+    ("bls", bls),
     ("kmod", kmod),
     ("modinfo", modinfo),
 ];

@@ -1,6 +1,7 @@
 //! What lies in the initramfs or comes with the boot: plan, command line,
 //! archives, module metadata.
 
+use iofs_bls::{Entry, EntryName, compare_entries, compare_versions};
 use iofs_cmdline::{Cmdline, Overrides};
 use iofs_cpio::{Reader, SegmentKind, next_segment, resolve_links};
 use iofs_kmod::{ConfigFile, Index, ModInfo, Texts, dep_index, rewrite_dep};
@@ -121,6 +122,53 @@ pub fn cpio(data: &[u8]) {
         }
         at = reader.position();
     }
+}
+
+/// Boot Loader Specification entries.
+///
+/// Input: a file name and two entries, separated by byte 1.
+///
+/// Invariants:
+/// * no panic;
+/// * what is read and can be written reads as the same again;
+/// * a name reads and prints as itself, its suffix in lower case;
+/// * entries and versions compare the same from both sides.
+pub fn bls(data: &[u8]) {
+    let mut parts = data.split(|&byte| byte == 1);
+    let mut next = || parts.next().unwrap_or_default();
+    let name = String::from_utf8_lossy(next()).into_owned();
+    let texts = [next(), next()];
+    let name = match EntryName::parse(&name) {
+        Ok(parsed) => {
+            assert!(parsed.to_string().eq_ignore_ascii_case(&name));
+            if let Some(counter) = parsed.counter() {
+                assert_eq!(counter.after_try().left(), counter.left().saturating_sub(1));
+            }
+            Some(parsed)
+        }
+        Err(error) => {
+            drop(error.to_string());
+            None
+        }
+    };
+    let entries = texts.map(|text| match Entry::parse(text) {
+        Ok(entry) => {
+            if let Ok(text) = entry.write() {
+                assert_eq!(Entry::parse(text.as_bytes()).as_ref(), Ok(&entry));
+            }
+            Some(entry)
+        }
+        Err(error) => {
+            drop(error.to_string());
+            None
+        }
+    });
+    if let (Some(name), [Some(a), Some(b)]) = (&name, &entries) {
+        let order = compare_entries((name, a), (name, b));
+        assert_eq!(compare_entries((name, b), (name, a)), order.reverse());
+    }
+    let [a, b] = texts.map(String::from_utf8_lossy);
+    assert_eq!(compare_versions(&a, &b), compare_versions(&b, &a).reverse());
 }
 
 /// Module metadata: modules.dep and its companions, modprobe.d.

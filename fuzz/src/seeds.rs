@@ -29,7 +29,13 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
             b"initoverlayfs.timeout=5 initoverlayfs.on_failure=halt initoverlayfs.debug".to_vec(),
         ],
         "cpio" => vec![cpio(Format::Newc), cpio(Format::Crc)],
-        "kmod" => vec![kmod("")],
+        "bls" => vec![
+            b"debian-6.12+3-1.conf\x01title Debian\nsort-key debian\nversion 6.12~rc1\n\
+              linux /debian/linux\ninitrd /a\ninitrd /b\noptions quiet\noptions x=y\n\
+              \x01version 6.12-1\nefi /EFI/a.efi\narchitecture x64\n"
+                .to_vec(),
+        ],
+        "kmod" => vec![kmod(""), kmod("!")],
         "modinfo" => vec![module()],
         _ => Vec::new(),
     }

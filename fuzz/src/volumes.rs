@@ -1,6 +1,7 @@
 //! File systems.
 
 use iofs_erofs::Superblock;
+use iofs_erofs::tree::{FileType, Tree};
 use iofs_ext4::{EntryKind, Ext4};
 use iofs_fat::{Fat, FatError, MAX_DIRECTORY};
 use iofs_source::{Limited, ReadAt, ReadError, ReadErrorKind};
@@ -171,23 +172,27 @@ fn visit_ext4(medium: &Padded<'_>, path: &str, depth: u32, nodes: &mut u32) {
     }
 }
 
-/// EROFS superblocks.
+/// EROFS superblocks and trees.
 ///
 /// Input: the first bytes of a medium of 4 MiB.
 ///
 /// Invariants:
-/// * no panic, and no more read than the superblock and its block;
+/// * no panic, and no more read for it than the superblock and its block;
 /// * what is accepted has a block size that the kernel knows and is large
 ///   enough for its superblock. Whether the medium is as large is the caller's
-///   to ask.
+///   to ask;
+/// * paths in the tree are absolute, without `.` and `..`, and each is found
+///   again by its path.
 pub fn erofs(data: &[u8]) {
     read_erofs(data);
+    walk_erofs(data);
     // Again without the checksum, which would end most inputs: bit 0 of the
     // compatible features, byte 1024 + 8.
     let mut unsealed = data.to_vec();
     if let Some(byte) = unsealed.get_mut(1024 + 8) {
         *byte &= !1;
         read_erofs(&unsealed);
+        walk_erofs(&unsealed);
     }
 }
 
@@ -206,6 +211,39 @@ fn read_erofs(data: &[u8]) {
                 !text.contains("of metadata would have to be read"),
                 "{text}"
             );
+        }
+    }
+}
+
+fn walk_erofs(data: &[u8]) {
+    let limited = Limited::new(Padded(data), 16 * MEDIUM);
+    let Ok(tree) = Tree::open(&limited) else {
+        return;
+    };
+    for node in tree.walk().take(NODES as usize) {
+        let node = match node {
+            Ok(node) => node,
+            Err(error) => return drop(error.to_string()),
+        };
+        assert!(node.path.starts_with(b"/"));
+        let mut components = node.path.split(|&byte| byte == b'/');
+        assert!(components.all(|c| !matches!(c, b"." | b"..")));
+        if let Ok(path) = core::str::from_utf8(&node.path) {
+            let found = tree.lookup(path).map(|inode| inode.nid);
+            // The limit may be reached between the two.
+            assert!(found.is_err() || found == Ok(node.inode.nid));
+        }
+        if let Ok(attributes) = tree.xattrs(&node.inode) {
+            assert!(attributes.iter().all(|xattr| !xattr.name.is_empty()));
+        }
+        match node.inode.kind {
+            FileType::Symlink => drop(tree.link_target(&node.inode)),
+            FileType::Regular => {
+                let mut buf = [0; 512];
+                let offset = node.inode.size.saturating_sub(512);
+                drop(tree.read(&node.inode, offset, &mut buf));
+            }
+            _ => {}
         }
     }
 }
