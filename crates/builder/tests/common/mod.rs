@@ -231,7 +231,13 @@ pub(crate) fn initrd_request(dir: &Path, bytes: &[u8]) -> ImageRequest {
 
 /// A raw newc header and its name and data, padded: for archives that GNU cpio
 /// would not make.
-pub(crate) fn raw_entry(name: &str, mode: u32, rdev: (u32, u32), stated: u32, data: &[u8]) -> Vec<u8> {
+pub(crate) fn raw_entry(
+    name: &str,
+    mode: u32,
+    rdev: (u32, u32),
+    stated: u32,
+    data: &[u8],
+) -> Vec<u8> {
     let mut out = format!(
         "070701{:08x}{mode:08x}{:08x}{:08x}{:08x}{:08x}{stated:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}",
         7,

@@ -1,0 +1,630 @@
+//! The mini-initramfs: which modules, in which order, and what the bytes are.
+//! The oracles are GNU cpio, the compressors and modprobe.
+
+mod common;
+
+use builder::{
+    BootPlan, BuiltMini, Candidate, Compression, ErrorKind, Expect, HostDisks, Kernel, MiniRequest,
+    Modules, Selector, Silent, build_mini,
+};
+use common::*;
+use iofs_plan::Role;
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+/// A root with metadata and modules (which are all but empty) of a made-up
+/// kernel with the shapes that real ones have.
+struct FakeKernel {
+    dir: tempfile::TempDir,
+}
+
+const DEP: &str = "\
+kernel/fs/erofs/erofs.ko: kernel/lib/libcrc32c.ko
+kernel/lib/libcrc32c.ko:
+kernel/arch/x86/crypto/crc32c-intel.ko:
+kernel/crypto/crc32c_generic.ko:
+kernel/fs/overlayfs/overlay.ko:
+kernel/drivers/block/loop.ko:
+kernel/drivers/md/dm-mod.ko:
+kernel/drivers/block/virtio_blk.ko: kernel/drivers/virtio/virtio_ring.ko
+kernel/drivers/virtio/virtio_ring.ko:
+kernel/drivers/scsi/scsi_common.ko:
+kernel/drivers/scsi/scsi_mod.ko: kernel/drivers/scsi/scsi_common.ko
+kernel/drivers/scsi/sd_mod.ko: kernel/drivers/scsi/scsi_mod.ko kernel/drivers/scsi/scsi_common.ko
+kernel/drivers/ata/libata.ko: kernel/drivers/scsi/scsi_mod.ko kernel/drivers/scsi/scsi_common.ko
+kernel/drivers/ata/libahci.ko: kernel/drivers/ata/libata.ko kernel/drivers/scsi/scsi_mod.ko kernel/drivers/scsi/scsi_common.ko
+kernel/drivers/ata/ahci.ko: kernel/drivers/ata/libahci.ko kernel/drivers/ata/libata.ko kernel/drivers/scsi/scsi_mod.ko kernel/drivers/scsi/scsi_common.ko
+kernel/drivers/nvme/host/nvme-core.ko:
+kernel/drivers/nvme/host/nvme.ko: kernel/drivers/nvme/host/nvme-core.ko
+kernel/drivers/nvme/target/nvmet.ko: kernel/drivers/nvme/host/nvme-core.ko
+kernel/drivers/usb/host/xhci-pci.ko:
+kernel/drivers/usb/host/uhci-hcd.ko:
+kernel/drivers/usb/host/ehci-pci.ko:
+kernel/drivers/usb/storage/usb-storage.ko: kernel/drivers/scsi/scsi_mod.ko kernel/drivers/scsi/scsi_common.ko
+kernel/drivers/net/e1000.ko:
+kernel/drivers/pci/hotplug/shpchp.ko:
+kernel/drivers/scsi/scsi_debug.ko: kernel/drivers/scsi/scsi_mod.ko kernel/drivers/scsi/scsi_common.ko
+";
+
+const ALIAS: &str = "\
+# Aliases extracted from modules themselves.
+alias fs-erofs erofs
+alias crc32c crc32c_generic
+alias crypto-crc32c crc32c_generic
+alias crc32c crc32c_intel
+alias cpu:type:x86,ven*fam*mod*:feature:*0094* crc32c_intel
+alias virtio:d00000002v* virtio_blk
+alias scsi:t-0x00* sd_mod
+alias scsi:t-0x07* sd_mod
+alias pci:v*d*sv*sd*bc01sc06i01* ahci
+alias pci:v00008086d00002922sv*sd*bc*sc*i* ahci
+alias pci:v*d*sv*sd*bc01sc08i02* nvme
+alias pci:v*d*sv*sd*bc0Csc03i30* xhci_pci
+alias pci:v*d*sv*sd*bc0Csc03i00* uhci_hcd
+alias pci:v*d*sv*sd*bc0Csc03i20* ehci_pci
+alias usb:v*p*d*dc*dsc*dp*ic08isc06ip50in* usb_storage
+alias pci:v00008086d0000100Esv*sd*bc*sc*i* e1000
+alias pci:v*d*sv*sd*bc06sc04i00* shpchp
+alias scsi:debug* scsi_debug
+";
+
+const SOFTDEP: &str = "softdep libcrc32c pre: crc32c\nsoftdep uhci_hcd pre: ehci_pci\n";
+
+impl FakeKernel {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let modules = dir.path().join("usr/lib/modules/6.0");
+        for line in DEP.lines() {
+            let path = modules.join(line.split(':').next().unwrap());
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, format!("\x7fELF {line}")).unwrap();
+        }
+        fs::write(modules.join("modules.dep"), DEP).unwrap();
+        fs::write(modules.join("modules.alias"), ALIAS).unwrap();
+        fs::write(modules.join("modules.softdep"), SOFTDEP).unwrap();
+        fs::write(modules.join("modules.builtin"), "kernel/fs/ext4/ext4.ko\n").unwrap();
+        fs::create_dir_all(dir.path().join("etc/modprobe.d")).unwrap();
+        fs::create_dir_all(dir.path().join("out")).unwrap();
+        fs::copy("/bin/true", dir.path().join("init")).unwrap();
+        Self { dir }
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn modprobe_d(&self, text: &str) {
+        fs::write(self.path().join("etc/modprobe.d/local.conf"), text).unwrap();
+    }
+
+    fn request(&self, modules: Modules) -> MiniRequest {
+        let kernel = Kernel {
+            release: "6.0".into(),
+            sysroot: self.path().to_owned(),
+            modules_dir: None,
+        };
+        request(self.path(), kernel, modules)
+    }
+
+    fn build(&self, modules: Modules) -> BuiltMini {
+        build_mini(&self.request(modules), &Silent).unwrap()
+    }
+}
+
+fn request(dir: &Path, kernel: Kernel, modules: Modules) -> MiniRequest {
+    let mut request = MiniRequest::new(dir.join("out/mini"), dir.join("init"), kernel);
+    request.modules = modules;
+    request.product = "test-1".into();
+    request.candidates = vec![Candidate {
+        name: "esp".into(),
+        partition: Selector::PartLabel("ESP".into()),
+        file: Some("/initoverlayfs/image".into()),
+        expect: Expect {
+            size: 4096,
+            ..Expect::default()
+        },
+    }];
+    request
+}
+
+fn names(built: &BuiltMini) -> Vec<&str> {
+    built.plan.modules.iter().map(|m| m.name.as_str()).collect()
+}
+
+/// The module of that name, and the names of what it needs.
+fn module<'p>(plan: &'p BootPlan, name: &str) -> (&'p iofs_plan::Module, Vec<&'p str>) {
+    let module = plan
+        .modules
+        .iter()
+        .find(|m| m.name == name)
+        .unwrap_or_else(|| panic!("{name} is not in the plan"));
+    let needs = module
+        .needs
+        .iter()
+        .map(|&n| plan.modules[usize::from(n)].name.as_str());
+    (module, needs.collect())
+}
+
+#[test]
+fn named_drivers_with_all_that_they_need() {
+    let kernel = FakeKernel::new();
+    let built = kernel.build(Modules::Drivers(vec!["virtio-blk".into()]));
+    let plan = &built.plan;
+    assert_eq!(
+        names(&built),
+        [
+            "virtio_ring",
+            "virtio_blk",
+            "crc32c_generic",
+            "crc32c_intel",
+            "libcrc32c",
+            "erofs",
+            "overlay",
+            "loop",
+            "dm_mod"
+        ]
+    );
+    let (virtio_blk, needs) = module(plan, "virtio_blk");
+    assert_eq!((virtio_blk.role, needs), (Role::Disk, vec!["virtio_ring"]));
+    assert_eq!(module(plan, "virtio_ring").0.role, Role::Dependency);
+    assert_eq!(module(plan, "erofs").0.role, Role::Image);
+    assert_eq!(module(plan, "dm_mod").0.role, Role::Mapping);
+    // One edge, though modules.dep and softdeps name what lies behind it too.
+    assert_eq!(module(plan, "erofs").1, ["libcrc32c"]);
+    assert_eq!(
+        module(plan, "libcrc32c").1,
+        ["crc32c_generic", "crc32c_intel"]
+    );
+    let soft: Vec<&str> = plan
+        .modules
+        .iter()
+        .filter(|m| !m.required)
+        .map(|m| m.name.as_str())
+        .collect();
+    assert_eq!(soft, ["crc32c_generic", "crc32c_intel"]);
+    assert_eq!(plan.aliases.len(), 1);
+    assert_eq!(plan.modules_for("virtio:d00000002v00001AF4").count(), 1);
+    let reason = |name: &str| {
+        built
+            .summary
+            .modules
+            .iter()
+            .find(|m| m.name == name)
+            .unwrap()
+            .reason
+            .clone()
+    };
+    assert_eq!(reason("virtio_blk"), "named by the user");
+    assert_eq!(reason("virtio_ring"), "needed by virtio_blk");
+    assert_eq!(reason("crc32c_intel"), "wanted by libcrc32c");
+
+    // A host adapter does not depend on what drives its disks.
+    let built = kernel.build(Modules::Drivers(vec!["ahci".into()]));
+    assert_eq!(module(&built.plan, "sd_mod").0.role, Role::Disk);
+    // An alias names a driver too.
+    let alias = "pci:v00008086d00002922sv00000000sd00000000bc01sc06i01";
+    let built = kernel.build(Modules::Drivers(vec![alias.into()]));
+    assert_eq!(module(&built.plan, "ahci").0.role, Role::Disk);
+    // A dash stays a dash: devices announce themselves by it.
+    assert_eq!(built.plan.modules_for("scsi:t-0x00").count(), 1);
+}
+
+#[test]
+fn an_image_in_a_partition_needs_no_mapping() {
+    let kernel = FakeKernel::new();
+    let mut request = kernel.request(Modules::Drivers(vec!["virtio_blk".into()]));
+    request.candidates[0].file = None;
+    let built = build_mini(&request, &Silent).unwrap();
+    assert!(!names(&built).contains(&"loop") && !names(&built).contains(&"dm_mod"));
+}
+
+#[test]
+fn every_storage_driver_and_nothing_else() {
+    let kernel = FakeKernel::new();
+    let built = kernel.build(Modules::Generic);
+    let plan = &built.plan;
+    for name in [
+        "virtio_blk",
+        "sd_mod",
+        "ahci",
+        "nvme",
+        "xhci_pci",
+        "uhci_hcd",
+        "usb_storage",
+    ] {
+        assert_eq!(module(plan, name).0.role, Role::Bus, "{name}");
+    }
+    for name in ["e1000", "nvmet", "scsi_debug", "shpchp"] {
+        assert!(!names(&built).contains(&name), "{name}");
+    }
+    assert_eq!(module(plan, "uhci_hcd").1, ["ehci_pci"], "its softdep");
+    for (index, module) in plan.modules.iter().enumerate() {
+        assert!(module.needs.iter().all(|&need| usize::from(need) < index));
+    }
+    // What is looked up by the aliases of the plan is what modprobe would load.
+    assert!(plan.aliases.windows(2).all(|pair| pair[0] <= pair[1]));
+    assert!(
+        !plan
+            .aliases
+            .iter()
+            .any(|alias| alias.pattern.starts_with("cpu:"))
+    );
+    let ahci: Vec<&str> = plan
+        .modules_for("pci:v00008086d00002922sv00001AF4sd00001100bc01sc06i01")
+        .map(|m| plan.modules[usize::from(m)].name.as_str())
+        .collect();
+    assert_eq!(ahci, ["ahci", "ahci"]);
+}
+
+#[test]
+fn no_modules_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("out")).unwrap();
+    fs::copy("/bin/true", dir.path().join("init")).unwrap();
+    let kernel = Kernel {
+        release: "6.0-builtin".into(),
+        sysroot: dir.path().to_owned(),
+        modules_dir: None,
+    };
+    // Nothing is looked for in the sysroot.
+    let built = build_mini(&request(dir.path(), kernel, Modules::None), &Silent).unwrap();
+    assert!(built.plan.modules.is_empty());
+    assert_eq!(built.plan.kernel_release, "6.0-builtin");
+}
+
+/// A sysfs with the devices of a machine; `devices` are (path, modalias,
+/// driver's module).
+fn fake_sysfs(dir: &Path, devices: &[(&str, &str, &str)]) -> PathBuf {
+    let sys = dir.join("sys");
+    for (path, modalias, module) in devices {
+        let device = sys.join("devices").join(path);
+        fs::create_dir_all(&device).unwrap();
+        if !modalias.is_empty() {
+            fs::write(device.join("modalias"), format!("{modalias}\n")).unwrap();
+        }
+        if !module.is_empty() {
+            let target = sys.join("module").join(module);
+            fs::create_dir_all(&target).unwrap();
+            fs::create_dir(device.join("driver")).unwrap();
+            symlink(target, device.join("driver/module")).unwrap();
+        }
+    }
+    fs::create_dir_all(sys.join("class/block")).unwrap();
+    sys
+}
+
+fn block(sys: &Path, name: &str, path: &str) {
+    let folder = sys.join("devices").join(path);
+    fs::create_dir_all(&folder).unwrap();
+    symlink(folder, sys.join("class/block").join(name)).unwrap();
+}
+
+#[test]
+fn the_hosts_own_disks() {
+    let kernel = FakeKernel::new();
+    let sys = fake_sysfs(
+        kernel.path(),
+        &[
+            ("pci0", "", ""),
+            // A bridge: its alias also finds a hotplug driver, which is no storage.
+            ("pci0/bridge", "pci:v0d0sv0sd0bc06sc04i00", ""),
+            (
+                "pci0/bridge/ahci",
+                "pci:v00008086d00002922sv0sd0bc01sc06i01",
+                "ahci",
+            ),
+            (
+                "pci0/bridge/ahci/ata1/host0/target0/0:0:0:0",
+                "scsi:t-0x00",
+                "sd_mod",
+            ),
+            ("pci0/nvme", "pci:v0d0sv0sd0bc01sc08i02", ""),
+            ("pci0/nvme/nvme/nvme0", "", ""),
+            ("virtual/nvme-subsystem/nvme-subsys0", "", ""),
+            ("pci0/virtio", "virtio:d00000002v00001AF4", ""),
+        ],
+    );
+    let sda = "pci0/bridge/ahci/ata1/host0/target0/0:0:0:0/block/sda";
+    block(&sys, "sda", sda);
+    block(&sys, "sda1", &format!("{sda}/sda1"));
+    // With native multipath, an NVMe disk belongs to the subsystem.
+    block(
+        &sys,
+        "nvme0n1",
+        "virtual/nvme-subsystem/nvme-subsys0/nvme0n1",
+    );
+    symlink(
+        sys.join("devices/pci0/nvme/nvme/nvme0"),
+        sys.join("devices/virtual/nvme-subsystem/nvme-subsys0/nvme0"),
+    )
+    .unwrap();
+    block(&sys, "dm-0", "virtual/block/dm-0");
+    fs::create_dir(sys.join("devices/virtual/block/dm-0/slaves")).unwrap();
+    for name in ["sda1", "nvme0n1"] {
+        symlink(
+            sys.join("class/block").join(name).canonicalize().unwrap(),
+            sys.join("devices/virtual/block/dm-0/slaves").join(name),
+        )
+        .unwrap();
+    }
+    let disks = |device: &str| {
+        let built = kernel.build(Modules::Host(HostDisks {
+            sysfs: sys.clone(),
+            devices: vec![device.into()],
+        }));
+        let names: BTreeSet<String> = built
+            .plan
+            .modules
+            .iter()
+            .filter(|m| m.role == Role::Disk)
+            .map(|m| m.name.clone())
+            .collect();
+        names.into_iter().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(disks("sda1"), "ahci sd_mod");
+    assert_eq!(disks("nvme0n1"), "nvme");
+    assert_eq!(disks("dm-0"), "ahci nvme sd_mod");
+    let wrong = |device: &str| {
+        let modules = Modules::Host(HostDisks {
+            sysfs: sys.clone(),
+            devices: vec![device.into()],
+        });
+        build_mini(&kernel.request(modules), &Silent).unwrap_err()
+    };
+    assert_eq!(wrong("sdz").kind(), ErrorKind::Usage);
+    assert_eq!(wrong("../../etc").kind(), ErrorKind::Usage);
+}
+
+#[test]
+fn modprobe_d_is_obeyed() {
+    let kernel = FakeKernel::new();
+    kernel.modprobe_d(
+        "options virtio_blk num_request_queues=2\noptions virtio-blk queue_depth=8\n\
+         blacklist nvme\ninstall usb-storage /bin/false\n",
+    );
+    let built = kernel.build(Modules::Generic);
+    let (virtio_blk, _) = module(&built.plan, "virtio_blk");
+    assert_eq!(virtio_blk.params, "num_request_queues=2 queue_depth=8");
+    assert!(!names(&built).contains(&"nvme"));
+    assert!(!names(&built).contains(&"usb_storage"));
+    let warned = |what: &str| built.summary.warnings.iter().any(|w| w.contains(what));
+    assert!(
+        warned("nvme") && warned("local.conf"),
+        "{:#?}",
+        built.summary.warnings
+    );
+    // By name a blacklisted module is still there, but devices cannot ask for it.
+    let built = kernel.build(Modules::Drivers(vec!["nvme".into()]));
+    assert_eq!(module(&built.plan, "nvme").0.role, Role::Disk);
+    assert!(built.plan.aliases.is_empty());
+    // A command in the place of what was asked for is refused, with its file.
+    let modules = Modules::Drivers(vec!["usb_storage".into()]);
+    let error = build_mini(&kernel.request(modules), &Silent).unwrap_err();
+    let why = std::error::Error::source(&error).unwrap().to_string();
+    assert!(
+        why.contains("etc/modprobe.d/local.conf") && why.contains("/bin/false"),
+        "{why}"
+    );
+}
+
+#[test]
+fn what_cannot_be_is_refused_by_name() {
+    let kernel = FakeKernel::new();
+    let fails = |request: &MiniRequest| build_mini(request, &Silent).unwrap_err();
+    let why = |error: &builder::Error| {
+        std::error::Error::source(error).map_or(String::new(), ToString::to_string)
+    };
+
+    let error = fails(&kernel.request(Modules::Drivers(vec!["nonesuch".into()])));
+    assert_eq!(error.kind(), ErrorKind::Modules);
+    assert!(why(&error).contains("nonesuch"), "{error}");
+
+    let mut request = kernel.request(Modules::Generic);
+    request.kernel.release = "../../etc".into();
+    assert_eq!(fails(&request).kind(), ErrorKind::Usage);
+    request.kernel.release = "6.1".into();
+    assert!(fails(&request).to_string().contains("6.1"));
+
+    let mut request = kernel.request(Modules::Generic);
+    request.candidates.clear();
+    assert_eq!(fails(&request).kind(), ErrorKind::Usage);
+    let mut request = kernel.request(Modules::Generic);
+    request.candidates[0].file = Some("relative".into());
+    assert_eq!(fails(&request).kind(), ErrorKind::Usage);
+    let mut request = kernel.request(Modules::Generic);
+    request.storage_init = kernel.path().join("usr/lib/modules/6.0/modules.dep");
+    assert_eq!(fails(&request).kind(), ErrorKind::Usage);
+    let mut request = kernel.request(Modules::Generic);
+    request.compression = Compression::ZstdLevel(0);
+    assert_eq!(fails(&request).kind(), ErrorKind::Usage);
+
+    let modules = kernel.path().join("usr/lib/modules/6.0");
+    fs::write(modules.join("kernel/fs/erofs/erofs.ko"), "text").unwrap();
+    let error = fails(&kernel.request(Modules::Generic));
+    assert!(error.to_string().contains("erofs.ko"), "{error}");
+    fs::remove_file(modules.join("kernel/fs/erofs/erofs.ko")).unwrap();
+    let error = fails(&kernel.request(Modules::Generic));
+    assert!(error.to_string().contains("erofs.ko"), "{error}");
+    // A kernel without EROFS.
+    let dep: String = DEP
+        .lines()
+        .filter(|l| !l.contains("erofs"))
+        .map(|l| format!("{l}\n"))
+        .collect();
+    fs::write(modules.join("modules.dep"), dep).unwrap();
+    let error = fails(&kernel.request(Modules::Generic));
+    assert!(
+        error.advice().unwrap().contains("erofs"),
+        "{:?}",
+        error.advice()
+    );
+    assert_eq!(fs::read_dir(kernel.path().join("out")).unwrap().count(), 0);
+    // With EROFS built in.
+    fs::write(
+        modules.join("modules.builtin"),
+        "kernel/fs/erofs/erofs.ko\n",
+    )
+    .unwrap();
+    let built = build_mini(&kernel.request(Modules::Generic), &Silent).unwrap();
+    assert!(!names(&built).contains(&"erofs"));
+}
+
+#[test]
+fn the_archive_is_what_cpio_reads() {
+    need(&["cpio", "zstd", "lz4"]);
+    let kernel = FakeKernel::new();
+    for (compression, command) in [
+        (Compression::None, "cat"),
+        (Compression::Zstd, "zstd -dc"),
+        (Compression::ZstdLevel(19), "zstd -dc"),
+        (Compression::Lz4, "lz4 -dc"),
+    ] {
+        let mut request = kernel.request(Modules::Generic);
+        request.compression = compression;
+        let built = build_mini(&request, &Silent).unwrap();
+        let bytes = fs::read(&request.output).unwrap();
+        assert_eq!(built.summary.bytes, bytes.len() as u64);
+        let archive = pipe(command, &bytes);
+        assert_eq!(built.summary.raw_bytes, archive.len() as u64);
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("archive"), &archive).unwrap();
+        let root = dir.path().join("root");
+        fs::create_dir(&root).unwrap();
+        sh(&root, "cpio --quiet -idm < ../archive");
+        let lines = listing(&root);
+        assert!(
+            lines["dev/console"].starts_with("char 501 600 0:0"),
+            "{}",
+            lines["dev/console"]
+        );
+        for folder in [
+            "dev",
+            "proc",
+            "sys",
+            "run",
+            "initoverlayfs",
+            "initoverlayfs/modules",
+        ] {
+            assert!(lines[folder].starts_with("dir 755 0:0"), "{folder}");
+        }
+        assert!(lines["init"].contains(" 755 0:0 "));
+        assert!(fs::read(root.join("init")).unwrap() == fs::read("/bin/true").unwrap());
+        let plan = BootPlan::decode(&fs::read(root.join("initoverlayfs/plan")).unwrap()).unwrap();
+        assert_eq!(plan, built.plan);
+        for module in &plan.modules {
+            let bytes = fs::read(root.join("initoverlayfs/modules").join(&module.file)).unwrap();
+            assert!(bytes.starts_with(b"\x7fELF"));
+        }
+        assert_eq!(lines.len(), 7 + 2 + 1 + plan.modules.len());
+        let mtime = std::os::unix::fs::MetadataExt::mtime(&root.join("init").metadata().unwrap());
+        assert_eq!(mtime, 0);
+    }
+}
+
+#[test]
+fn early_segments_come_first_and_the_bytes_repeat() {
+    need(&["cpio"]);
+    let kernel = FakeKernel::new();
+    let microcode = kernel.path().join("early");
+    fs::create_dir_all(&microcode).unwrap();
+    sh(
+        &microcode,
+        "mkdir -p kernel/x86/microcode; head -c 999 /dev/urandom > kernel/x86/microcode/AuthenticAMD.bin",
+    );
+    let mut request = kernel.request(Modules::Generic);
+    request.early = cpio(&microcode);
+    // Not a multiple of 4: padding has to follow, or the kernel sees junk.
+    request.early.truncate(request.early.len() - 1);
+    for compression in [Compression::Zstd, Compression::None] {
+        request.compression = compression;
+        let built = build_mini(&request, &Silent).unwrap();
+        let first = fs::read(&request.output).unwrap();
+        assert!(first.starts_with(&request.early));
+        let main = &first[request.early.len().next_multiple_of(4)..];
+        assert!(main.starts_with(if compression == Compression::None {
+            b"0707"
+        } else {
+            b"\x28\xb5\x2f\xfd"
+        }));
+        assert_eq!(built.summary.bytes, first.len() as u64);
+        build_mini(&request, &Silent).unwrap();
+        assert!(first == fs::read(&request.output).unwrap());
+    }
+}
+
+/// UML's kernel: real modules, compressed in every way, give the same bytes, and
+/// modprobe gives the same modules.
+#[test]
+fn real_modules_as_modprobe_loads_them() {
+    need(&["depmod", "modprobe", "xz", "zstd", "gzip"]);
+    let uml = Path::new("/usr/lib/uml/modules");
+    let release = fs::read_dir(uml)
+        .expect("this test needs the package user-mode-linux")
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .next()
+        .unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("out")).unwrap();
+    fs::copy("/bin/true", dir.path().join("init")).unwrap();
+    let mut minis = Vec::new();
+    for (suffix, command) in [
+        ("", "true"),
+        (".xz", "xz --check=crc32 -0"),
+        (".zst", "zstd -q --rm -1"),
+        (".gz", "gzip -1"),
+    ] {
+        let root = dir.path().join(format!("root{suffix}"));
+        fs::create_dir_all(root.join("lib/modules")).unwrap();
+        sh(
+            &root,
+            &format!(
+                "mkdir lib/modules/{release}; cd lib/modules/{release}
+                 for d in fs/overlayfs fs/erofs drivers/md crypto lib arch drivers/block; do
+                   [ -d {uml}/{release}/kernel/$d ] || continue
+                   mkdir -p kernel/$d; cp -r {uml}/{release}/kernel/$d/. kernel/$d/
+                 done
+                 cp {uml}/{release}/modules.order {uml}/{release}/modules.builtin* .
+                 depmod -b ../../.. {release}
+                 find kernel -name '*.ko' -exec {command} {{}} +
+                 sed -i 's/\\.ko\\b/.ko{suffix}/g' modules.dep",
+                uml = uml.display()
+            ),
+        );
+        let kernel = Kernel {
+            release: release.clone(),
+            sysroot: root.clone(),
+            modules_dir: None,
+        };
+        let modules = Modules::Drivers(vec!["dm-verity".into()]);
+        let request = request(dir.path(), kernel, modules);
+        let built = build_mini(&request, &Silent).unwrap();
+        minis.push(fs::read(&request.output).unwrap());
+        if suffix.is_empty() {
+            let shown = sh(
+                dir.path(),
+                &format!(
+                    "for m in dm-verity erofs overlay loop dm-mod; do \
+                     modprobe -d {} -S {release} --show-depends $m; done",
+                    root.display()
+                ),
+            );
+            let oracle: BTreeSet<String> = shown
+                .lines()
+                .filter(|line| line.starts_with("insmod"))
+                .map(|line| {
+                    let file = Path::new(line.split_whitespace().nth(1).unwrap());
+                    file.file_stem()
+                        .unwrap()
+                        .to_str()
+                        .unwrap()
+                        .replace('-', "_")
+                })
+                .collect();
+            let ours: BTreeSet<String> = names(&built).into_iter().map(String::from).collect();
+            assert_eq!(ours, oracle);
+        }
+    }
+    assert!(minis.iter().all(|mini| *mini == minis[0]));
+}
