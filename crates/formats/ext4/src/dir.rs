@@ -12,7 +12,7 @@ use iofs_source::ReadAt;
 
 use crate::bytes::{le16, le32, part};
 use crate::checksum::crc32c;
-use crate::error::{Checked, Ext4Error};
+use crate::error::{Checked, Ext4Error, Result};
 use crate::features::INCOMPAT_FILETYPE;
 use crate::inline;
 use crate::runs::visit_runs;
@@ -43,7 +43,7 @@ pub(crate) fn lookup<S: ReadAt>(
     volume: &Volume<S>,
     directory: &Inode,
     name: &[u8],
-) -> Result<Option<u32>, Ext4Error> {
+) -> Result<Option<u32>> {
     let mut found = None;
     visit_entries(volume, directory, &mut |entry| {
         if entry.name == name {
@@ -61,12 +61,13 @@ pub(crate) fn visit_entries<S: ReadAt>(
     volume: &Volume<S>,
     directory: &Inode,
     visit: &mut VisitEntry<'_>,
-) -> Result<(), Ext4Error> {
+) -> Result<()> {
     if directory.size > MAX_BYTES {
         return Err(Ext4Error::TooLarge {
             inode: directory.number,
             what: "the directory",
-        });
+        }
+        .into());
     }
     let filetype = volume.superblock.features.has_incompat(INCOMPAT_FILETYPE);
     if directory.has(FLAG_INLINE_DATA) {
@@ -119,7 +120,7 @@ fn scan(
     area: &[u8],
     filetype: bool,
     visit: &mut VisitEntry<'_>,
-) -> Result<ControlFlow<()>, Ext4Error> {
+) -> Result<ControlFlow<()>> {
     let mut at = 0;
     while at < area.len() {
         let entry = part(area, at, area.len());
@@ -158,7 +159,7 @@ fn record_len(entry: &[u8], block: usize) -> usize {
 
 /// Verifies the checksum of the directory's `nth` block, which is at block
 /// `at` of the volume, if the volume has checksums.
-fn check_block(directory: &Inode, block: &[u8], nth: u64, at: u64) -> Result<(), Ext4Error> {
+fn check_block(directory: &Inode, block: &[u8], nth: u64, at: u64) -> Result<()> {
     let Some(seed) = directory.seed else {
         return Ok(());
     };
@@ -171,7 +172,7 @@ fn check_block(directory: &Inode, block: &[u8], nth: u64, at: u64) -> Result<(),
     if right {
         Ok(())
     } else {
-        Err(Ext4Error::Checksum(Checked::DirectoryBlock(at)))
+        Err(Ext4Error::Checksum(Checked::DirectoryBlock(at)).into())
     }
 }
 
@@ -203,10 +204,7 @@ fn index_checksum_matches(seed: u32, block: &[u8], is_node: bool) -> bool {
 }
 
 /// Copies of all entries but `.` and `..`.
-pub(crate) fn list<S: ReadAt>(
-    volume: &Volume<S>,
-    directory: &Inode,
-) -> Result<Vec<crate::Entry>, Ext4Error> {
+pub(crate) fn list<S: ReadAt>(volume: &Volume<S>, directory: &Inode) -> Result<Vec<crate::Entry>> {
     let mut entries = Vec::new();
     visit_entries(volume, directory, &mut |entry| {
         if entry.name != b"." && entry.name != b".." {

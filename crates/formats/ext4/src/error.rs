@@ -1,5 +1,6 @@
 //! What can be wrong with a volume, a path or a file.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use core::fmt;
 
@@ -7,6 +8,10 @@ use iofs_source::{FileMapError, ReadError};
 
 use crate::features::Features;
 use crate::journal::JournalError;
+
+/// The result of this crate's own functions. The error is boxed so that it is
+/// passed on in a register: six words would be copied at every `?`.
+pub(crate) type Result<T, E = Box<Ext4Error>> = core::result::Result<T, E>;
 
 /// A structure that carries a checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,20 +201,30 @@ impl fmt::Display for Ext4Error {
 
 impl core::error::Error for Ext4Error {}
 
-impl From<ReadError> for Ext4Error {
+/// What contradicts itself in what belongs to `inode`.
+#[cold]
+#[inline(never)]
+pub(crate) fn corrupt(inode: u32, what: &'static str) -> Box<Ext4Error> {
+    Box::new(Ext4Error::Corrupt { inode, what })
+}
+
+impl From<ReadError> for Box<Ext4Error> {
+    #[cold]
     fn from(error: ReadError) -> Self {
-        Self::Read(error)
+        Self::new(Ext4Error::Read(error))
     }
 }
 
-impl From<FileMapError> for Ext4Error {
+impl From<FileMapError> for Box<Ext4Error> {
+    #[cold]
     fn from(error: FileMapError) -> Self {
-        Self::Map(error)
+        Self::new(Ext4Error::Map(error))
     }
 }
 
-impl From<JournalError> for Ext4Error {
+impl From<JournalError> for Box<Ext4Error> {
+    #[cold]
     fn from(error: JournalError) -> Self {
-        Self::Journal(error)
+        Self::new(Ext4Error::Journal(error))
     }
 }

@@ -2,7 +2,7 @@
 //! value of the attribute `system.data` in the rest of the inode.
 
 use crate::bytes::{le16, le32, part};
-use crate::error::Ext4Error;
+use crate::error::Result;
 use crate::volume::Inode;
 
 const BLOCK_AREA: usize = 60;
@@ -14,13 +14,13 @@ const ENTRY: usize = 16;
 
 /// The two areas that hold an inline directory's entries. The first four bytes
 /// of `i_block` are the parent's inode number, not an entry.
-pub(crate) fn directory_areas(inode: &Inode) -> Result<[&[u8]; 2], Ext4Error> {
+pub(crate) fn directory_areas(inode: &Inode) -> Result<[&[u8]; 2]> {
     let rest = rest(inode, inode.size)?;
     Ok([part(inode.block_area(), 4, BLOCK_AREA), rest])
 }
 
 /// The two halves of an inline symbolic link's target.
-pub(crate) fn target(inode: &Inode) -> Result<[&[u8]; 2], Ext4Error> {
+pub(crate) fn target(inode: &Inode) -> Result<[&[u8]; 2]> {
     let rest = rest(inode, inode.size)?;
     // A size beyond what is there leaves the shorter of the two.
     let head = usize::try_from(inode.size)
@@ -30,7 +30,7 @@ pub(crate) fn target(inode: &Inode) -> Result<[&[u8]; 2], Ext4Error> {
 }
 
 /// What of `size` bytes of data does not fit `i_block`.
-fn rest(inode: &Inode, size: u64) -> Result<&[u8], Ext4Error> {
+fn rest(inode: &Inode, size: u64) -> Result<&[u8]> {
     let Some(wanted) = usize::try_from(size)
         .ok()
         .and_then(|size| size.checked_sub(BLOCK_AREA))

@@ -133,9 +133,8 @@ impl<S: ReadAt> Ext4<S> {
     /// [`Ext4Error::NoSuperblock`] if this is another file system; else what
     /// makes the volume unreadable as a whole.
     pub fn open(source: S) -> Result<Self, Ext4Error> {
-        Ok(Self {
-            volume: Volume::open(source)?,
-        })
+        let volume = Volume::open(source).map_err(|error| *error)?;
+        Ok(Self { volume })
     }
 
     /// What the superblock says.
@@ -164,18 +163,23 @@ impl<S: ReadAt> Ext4<S> {
     /// The path leads nowhere or not to a file, or the file cannot be mapped
     /// whole; what on the way is damaged.
     pub fn locate(&self, path: &str) -> Result<FileMap, Ext4Error> {
+        self.map_file(path).map_err(|error| *error)
+    }
+
+    fn map_file(&self, path: &str) -> error::Result<FileMap> {
         let inode = path::resolve(&self.volume, path)?;
+        let path = || path.into();
         if !inode.is_regular() {
-            return Err(Ext4Error::NotAFile { path: path.into() });
+            return Err(Ext4Error::NotAFile { path: path() }.into());
         }
-        for (flag, error) in [
-            (FLAG_ENCRYPTED, Ext4Error::Encrypted { path: path.into() }),
-            (FLAG_COMPRESSED, Ext4Error::Compressed { path: path.into() }),
-            (FLAG_INLINE_DATA, Ext4Error::Inline { path: path.into() }),
-        ] {
-            if inode.has(flag) {
-                return Err(error);
-            }
+        if inode.has(FLAG_ENCRYPTED) {
+            return Err(Ext4Error::Encrypted { path: path() }.into());
+        }
+        if inode.has(FLAG_COMPRESSED) {
+            return Err(Ext4Error::Compressed { path: path() }.into());
+        }
+        if inode.has(FLAG_INLINE_DATA) {
+            return Err(Ext4Error::Inline { path: path() }.into());
         }
         let block_size = u64::from(self.volume.superblock.block_size);
         let mut map = FileMap {
@@ -195,12 +199,13 @@ impl<S: ReadAt> Ext4<S> {
                     return Err(FileMapError::Hole { at }.into());
                 }
                 if !run.written {
-                    return Err(Ext4Error::Unwritten { at });
+                    return Err(Ext4Error::Unwritten { at }.into());
                 }
                 if let Some(block) = self.newer_in_journal(run) {
                     return Err(Ext4Error::OnlyInJournal {
                         at: at + (block - run.physical) * block_size,
-                    });
+                    }
+                    .into());
                 }
                 map.push(run.physical * block_size, run.len * block_size)?;
                 next = run.logical + run.len;
@@ -226,13 +231,13 @@ impl<S: ReadAt> Ext4<S> {
     /// The path leads nowhere or not to a directory; what on the way is
     /// damaged.
     pub fn entries(&self, path: &str) -> Result<Vec<Entry>, Ext4Error> {
-        let inode = path::resolve(&self.volume, path)?;
+        let inode = path::resolve(&self.volume, path).map_err(|error| *error)?;
         if !inode.is_directory() {
             return Err(Ext4Error::NotADirectory { path: path.into() });
         }
         if inode.has(FLAG_ENCRYPTED) {
             return Err(Ext4Error::Encrypted { path: path.into() });
         }
-        dir::list(&self.volume, &inode)
+        dir::list(&self.volume, &inode).map_err(|error| *error)
     }
 }

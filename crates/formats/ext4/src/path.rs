@@ -1,5 +1,6 @@
 //! From a path to an inode, through symbolic links.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -8,7 +9,7 @@ use core::ops::ControlFlow;
 use iofs_source::ReadAt;
 
 use crate::dir;
-use crate::error::Ext4Error;
+use crate::error::{Ext4Error, Result};
 use crate::inline;
 use crate::runs::visit_runs;
 use crate::volume::{FLAG_ENCRYPTED, FLAG_INLINE_DATA, Inode, Volume};
@@ -25,8 +26,8 @@ const FAST_TARGET: u64 = 60;
 
 /// The inode that `path` leads to. Paths and absolute link targets start at
 /// the volume's root, which `..` does not leave.
-pub(crate) fn resolve<S: ReadAt>(volume: &Volume<S>, path: &str) -> Result<Inode, Ext4Error> {
-    let too_many = || Ext4Error::TooManyLinks { path: path.into() };
+pub(crate) fn resolve<S: ReadAt>(volume: &Volume<S>, path: &str) -> Result<Inode> {
+    let too_many = || Box::new(Ext4Error::TooManyLinks { path: path.into() });
     let mut here = vec![(volume.inode(ROOT, ROOT)?, Vec::new())];
     let mut todo = components(path.as_bytes());
     let mut links = 0;
@@ -43,7 +44,8 @@ pub(crate) fn resolve<S: ReadAt>(volume: &Volume<S>, path: &str) -> Result<Inode
         if !directory.is_directory() {
             return Err(Ext4Error::NotADirectory {
                 path: spell(&here, None),
-            });
+            }
+            .into());
         }
         match name.as_slice() {
             b"." => continue,
@@ -58,7 +60,8 @@ pub(crate) fn resolve<S: ReadAt>(volume: &Volume<S>, path: &str) -> Result<Inode
         if directory.has(FLAG_ENCRYPTED) {
             return Err(Ext4Error::Encrypted {
                 path: spell(&here, None),
-            });
+            }
+            .into());
         }
         let number = dir::lookup(volume, directory, &name)?.ok_or_else(|| Ext4Error::NotFound {
             path: spell(&here, Some(&name)),
@@ -109,9 +112,9 @@ fn read_link<S: ReadAt>(
     volume: &Volume<S>,
     inode: &Inode,
     path: impl Fn() -> String,
-) -> Result<Vec<u8>, Ext4Error> {
+) -> Result<Vec<u8>> {
     if inode.has(FLAG_ENCRYPTED) {
-        return Err(Ext4Error::Encrypted { path: path() });
+        return Err(Ext4Error::Encrypted { path: path() }.into());
     }
     if inode.size == 0 || inode.size > MAX_TARGET {
         return Err(inode.corrupt("the symbolic link has an impossible length"));

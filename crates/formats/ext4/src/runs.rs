@@ -8,7 +8,7 @@ use iofs_source::ReadAt;
 
 use crate::bytes::{le16, le32, part};
 use crate::checksum::crc32c;
-use crate::error::{Checked, Ext4Error};
+use crate::error::{Checked, Ext4Error, Result};
 use crate::volume::{FLAG_EXTENTS, Inode, Volume};
 
 /// Adjacent blocks of a file that are adjacent on the volume, in blocks.
@@ -33,7 +33,7 @@ const MAX_WRITTEN: u16 = 32_768;
 const ENTRY: usize = 12;
 const DIRECT: usize = 12;
 
-pub(crate) type Visit<'a> = dyn FnMut(Run) -> Result<ControlFlow<()>, Ext4Error> + 'a;
+pub(crate) type Visit<'a> = dyn FnMut(Run) -> Result<ControlFlow<()>> + 'a;
 
 /// Calls `visit` with the runs of the first `blocks` blocks of `inode`, in
 /// file order, holes left out, until it breaks off.
@@ -42,7 +42,7 @@ pub(crate) fn visit_runs<S: ReadAt>(
     inode: &Inode,
     blocks: u64,
     visit: &mut Visit<'_>,
-) -> Result<(), Ext4Error> {
+) -> Result<()> {
     let mut walk = Walk {
         volume,
         inode,
@@ -77,7 +77,7 @@ struct Walk<'a, 'v, S> {
 impl<S: ReadAt> Walk<'_, '_, S> {
     /// Takes a run, joins it to the one before it if they touch, and hands on
     /// that one if not.
-    fn emit(&mut self, mut run: Run) -> Result<ControlFlow<()>, Ext4Error> {
+    fn emit(&mut self, mut run: Run) -> Result<ControlFlow<()>> {
         if run.logical < self.next {
             return Err(self
                 .inode
@@ -107,7 +107,7 @@ impl<S: ReadAt> Walk<'_, '_, S> {
         Ok(flow)
     }
 
-    fn flush(&mut self) -> Result<ControlFlow<()>, Ext4Error> {
+    fn flush(&mut self) -> Result<ControlFlow<()>> {
         match self.pending.take() {
             Some(run) => (self.visit)(run),
             None => Ok(ControlFlow::Continue(())),
@@ -115,12 +115,13 @@ impl<S: ReadAt> Walk<'_, '_, S> {
     }
 
     /// Reads a node or pointer block, as long as the allowance lasts.
-    fn node_block(&mut self, block: u64) -> Result<Vec<u8>, Ext4Error> {
+    fn node_block(&mut self, block: u64) -> Result<Vec<u8>> {
         if self.nodes == MAX_NODES {
             return Err(Ext4Error::TooLarge {
                 inode: self.inode.number,
                 what: "the map of its blocks",
-            });
+            }
+            .into());
         }
         self.nodes += 1;
         if !self.volume.superblock.holds(block, 1) {
@@ -138,7 +139,7 @@ impl<S: ReadAt> Walk<'_, '_, S> {
         bytes: &[u8],
         depth: Option<u16>,
         limit: u64,
-    ) -> Result<ControlFlow<()>, Ext4Error> {
+    ) -> Result<ControlFlow<()>> {
         let (entries, found) = self.check_header(bytes, depth)?;
         for index in 0..entries {
             let at = ENTRY * (1 + index);
@@ -169,7 +170,7 @@ impl<S: ReadAt> Walk<'_, '_, S> {
     }
 
     /// The number of entries and the depth of a node that is well formed.
-    fn check_header(&self, bytes: &[u8], depth: Option<u16>) -> Result<(usize, u16), Ext4Error> {
+    fn check_header(&self, bytes: &[u8], depth: Option<u16>) -> Result<(usize, u16)> {
         if le16(bytes, 0) != NODE_MAGIC {
             return Err(self.inode.corrupt("an extent tree node has no magic"));
         }
@@ -188,7 +189,7 @@ impl<S: ReadAt> Walk<'_, '_, S> {
         Ok((entries, found))
     }
 
-    fn leaf_entry(&mut self, entry: &[u8], limit: u64) -> Result<ControlFlow<()>, Ext4Error> {
+    fn leaf_entry(&mut self, entry: &[u8], limit: u64) -> Result<ControlFlow<()>> {
         let logical = u64::from(le32(entry, 0));
         let raw_len = le16(entry, 4);
         let written = raw_len <= MAX_WRITTEN;
@@ -210,18 +211,13 @@ impl<S: ReadAt> Walk<'_, '_, S> {
         })
     }
 
-    fn index_entry(
-        &mut self,
-        entry: &[u8],
-        depth: u16,
-        limit: u64,
-    ) -> Result<ControlFlow<()>, Ext4Error> {
+    fn index_entry(&mut self, entry: &[u8], depth: u16, limit: u64) -> Result<ControlFlow<()>> {
         let block = u64::from(le16(entry, 8)) << 32 | u64::from(le32(entry, 4));
         let bytes = self.node_block(block)?;
         if let Some(seed) = self.inode.seed {
             let tail = ENTRY * (1 + usize::from(le16(&bytes, 4)));
             if tail + 4 > bytes.len() || crc32c(seed, part(&bytes, 0, tail)) != le32(&bytes, tail) {
-                return Err(Ext4Error::Checksum(Checked::ExtentNode(block)));
+                return Err(Ext4Error::Checksum(Checked::ExtentNode(block)).into());
             }
         }
         self.extent_node(&bytes, depth.checked_sub(1), limit)
@@ -229,7 +225,7 @@ impl<S: ReadAt> Walk<'_, '_, S> {
 
     /// The classic map of ext2 and ext3: 12 blocks, then one block of
     /// pointers, then two and three levels of them.
-    fn block_map(&mut self) -> Result<ControlFlow<()>, Ext4Error> {
+    fn block_map(&mut self) -> Result<ControlFlow<()>> {
         let inode = self.inode;
         let pointers = part(inode.block_area(), 0, DIRECT * 4);
         let mut flow = self.pointers(pointers, 0, 0)?;
@@ -251,12 +247,7 @@ impl<S: ReadAt> Walk<'_, '_, S> {
 
     /// Follows `pointers`, each of which maps `per_block ^ level` blocks, the
     /// first of them from block `logical` on.
-    fn pointers(
-        &mut self,
-        pointers: &[u8],
-        level: u8,
-        logical: u64,
-    ) -> Result<ControlFlow<()>, Ext4Error> {
+    fn pointers(&mut self, pointers: &[u8], level: u8, logical: u64) -> Result<ControlFlow<()>> {
         let per_block = self.volume.block_len() as u64 / 4;
         let span = per_block.pow(u32::from(level));
         let mut logical = logical;

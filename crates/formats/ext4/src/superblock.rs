@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::bytes::{bytes16, le16, le32, part};
 use crate::checksum::{START, crc32c};
-use crate::error::{Checked, Ext4Error};
+use crate::error::{Checked, Ext4Error, Result};
 use crate::features::{
     COMPAT_SPARSE_SUPER2, Features, INCOMPAT_64BIT, INCOMPAT_CSUM_SEED, INCOMPAT_META_BG,
     INCOMPAT_SUPPORTED, RO_BIGALLOC, RO_METADATA_CSUM, RO_SPARSE_SUPER,
@@ -48,10 +48,10 @@ pub(crate) struct Superblock {
 impl Superblock {
     /// Parses the [`LEN`] bytes at [`OFFSET`] and checks them against a medium
     /// of `medium` bytes.
-    pub(crate) fn parse(bytes: &[u8; LEN], medium: u64) -> Result<Self, Ext4Error> {
+    pub(crate) fn parse(bytes: &[u8; LEN], medium: u64) -> Result<Self> {
         let magic = le16(bytes, 0x38);
         if magic != MAGIC {
-            return Err(Ext4Error::NoSuperblock { magic });
+            return Err(Ext4Error::NoSuperblock { magic }.into());
         }
         let dynamic = le32(bytes, 0x4c) >= 1;
         let features = if dynamic {
@@ -71,7 +71,8 @@ impl Superblock {
                     incompat: unknown,
                     ..Features::default()
                 },
-            });
+            }
+            .into());
         }
         let wide = features.has_incompat(INCOMPAT_64BIT);
         let blocks_high = if wide { le32(bytes, 0x150) } else { 0 };
@@ -97,8 +98,8 @@ impl Superblock {
         Ok(superblock)
     }
 
-    fn check(&self, medium: u64) -> Result<(), Ext4Error> {
-        let wrong = |field, value| Err(Ext4Error::Superblock { field, value });
+    fn check(&self, medium: u64) -> Result<()> {
+        let wrong = |field, value| Err(Ext4Error::Superblock { field, value }.into());
         let size = self.block_size;
         let first = self.first_data_block;
         let bigalloc = self.features.has_ro(RO_BIGALLOC);
@@ -134,7 +135,8 @@ impl Superblock {
             Some(expected) if expected > medium => Err(Ext4Error::Truncated {
                 expected,
                 actual: medium,
-            }),
+            }
+            .into()),
             Some(_) => Ok(()),
         }
     }
@@ -213,23 +215,24 @@ impl Superblock {
 }
 
 /// Reads the raw superblock from the medium.
-pub(crate) fn read_raw(source: &impl ReadAt) -> Result<[u8; LEN], Ext4Error> {
+pub(crate) fn read_raw(source: &impl ReadAt) -> Result<[u8; LEN]> {
     let mut bytes = [0; LEN];
     source.read_at(OFFSET, &mut bytes)?;
     Ok(bytes)
 }
 
-fn block_size(bytes: &[u8]) -> Result<u32, Ext4Error> {
+fn block_size(bytes: &[u8]) -> Result<u32> {
     match le32(bytes, 0x18) {
         shift @ 0..=6 => Ok(1024 << shift),
         shift => Err(Ext4Error::Superblock {
             field: "log_block_size",
             value: u64::from(shift),
-        }),
+        }
+        .into()),
     }
 }
 
-fn checksum_seed(bytes: &[u8; LEN], features: Features) -> Result<Option<u32>, Ext4Error> {
+fn checksum_seed(bytes: &[u8; LEN], features: Features) -> Result<Option<u32>> {
     if !features.has_ro(RO_METADATA_CSUM) {
         return Ok(None);
     }
@@ -238,10 +241,11 @@ fn checksum_seed(bytes: &[u8; LEN], features: Features) -> Result<Option<u32>, E
         return Err(Ext4Error::Superblock {
             field: "checksum_type",
             value: u64::from(kind),
-        });
+        }
+        .into());
     }
     if crc32c(START, part(bytes, 0, 0x3fc)) != le32(bytes, 0x3fc) {
-        return Err(Ext4Error::Checksum(Checked::Superblock));
+        return Err(Ext4Error::Checksum(Checked::Superblock).into());
     }
     Ok(Some(if features.has_incompat(INCOMPAT_CSUM_SEED) {
         le32(bytes, 0x270)

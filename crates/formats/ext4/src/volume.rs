@@ -1,5 +1,6 @@
 //! Blocks, group descriptors and inodes, as the replayed journal leaves them.
 
+use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::Cell;
@@ -8,7 +9,7 @@ use iofs_source::ReadAt;
 
 use crate::bytes::{le16, le32, part};
 use crate::checksum::crc32c;
-use crate::error::{Checked, Ext4Error};
+use crate::error::{Checked, Ext4Error, Result, corrupt};
 use crate::features::{INCOMPAT_LARGEDIR, INCOMPAT_RECOVER};
 use crate::journal::{self, Overlay};
 use crate::superblock::{self, LEN, Superblock};
@@ -60,11 +61,8 @@ impl Inode {
         part(&self.raw, 0x28, 0x64)
     }
 
-    pub(crate) fn corrupt(&self, what: &'static str) -> Ext4Error {
-        Ext4Error::Corrupt {
-            inode: self.number,
-            what,
-        }
+    pub(crate) fn corrupt(&self, what: &'static str) -> Box<Ext4Error> {
+        corrupt(self.number, what)
     }
 }
 
@@ -80,7 +78,7 @@ pub(crate) struct Volume<S> {
 }
 
 impl<S: ReadAt> Volume<S> {
-    pub(crate) fn open(source: S) -> Result<Self, Ext4Error> {
+    pub(crate) fn open(source: S) -> Result<Self> {
         let raw = superblock::read_raw(&source)?;
         let superblock = Superblock::parse(&raw, source.size())?;
         let mut volume = Self {
@@ -98,7 +96,7 @@ impl<S: ReadAt> Volume<S> {
     }
 
     /// Geometry and features may be newer in the journal (online resize).
-    fn reread_superblock(&mut self) -> Result<(), Ext4Error> {
+    fn reread_superblock(&mut self) -> Result<()> {
         let size = u64::from(self.superblock.block_size);
         let mut raw = [0; LEN];
         self.read_part(
@@ -111,19 +109,15 @@ impl<S: ReadAt> Volume<S> {
             return Err(Ext4Error::Superblock {
                 field: "log_block_size",
                 value: u64::from(newer.block_size),
-            });
+            }
+            .into());
         }
         self.superblock = newer;
         Ok(())
     }
 
     /// Fills `buf` from offset `within` of `block`; both stay inside the block.
-    pub(crate) fn read_part(
-        &self,
-        block: u64,
-        within: u64,
-        buf: &mut [u8],
-    ) -> Result<(), Ext4Error> {
+    pub(crate) fn read_part(&self, block: u64, within: u64, buf: &mut [u8]) -> Result<()> {
         if let Some(overlay) = &self.overlay {
             if let Some(copy) = overlay.find(block) {
                 let whole = overlay.read(&self.source, copy)?;
@@ -146,7 +140,7 @@ impl<S: ReadAt> Volume<S> {
 
     /// Fills `buf`, a whole number of blocks, from block `first` on, in one
     /// read where no block of it is newer in the journal.
-    pub(crate) fn read_blocks(&self, first: u64, buf: &mut [u8]) -> Result<(), Ext4Error> {
+    pub(crate) fn read_blocks(&self, first: u64, buf: &mut [u8]) -> Result<()> {
         let size = self.block_len();
         let count = (buf.len() / size) as u64;
         let patched = self
@@ -171,15 +165,12 @@ impl<S: ReadAt> Volume<S> {
     }
 
     /// Reads inode `number`; `parent` is blamed if there is no such inode.
-    pub(crate) fn inode(&self, number: u32, parent: u32) -> Result<Inode, Ext4Error> {
-        let dangling = Ext4Error::Corrupt {
-            inode: parent,
-            what: "it refers to an inode that does not exist",
-        };
+    pub(crate) fn inode(&self, number: u32, parent: u32) -> Result<Inode> {
+        let dangling = || corrupt(parent, "it refers to an inode that does not exist");
         let (group, index) = self
             .superblock
             .inode_position(number)
-            .ok_or_else(|| dangling.clone())?;
+            .ok_or_else(dangling)?;
         let table = self.inode_table(group)?;
         let inode_size = u64::from(self.superblock.inode_size);
         let block_size = u64::from(self.superblock.block_size);
@@ -187,20 +178,20 @@ impl<S: ReadAt> Volume<S> {
         let offset = u64::from(index) * inode_size;
         let block = table.saturating_add(offset / block_size);
         if !self.superblock.holds(block, 1) {
-            return Err(dangling);
+            return Err(dangling());
         }
         let mut raw = vec![0; usize::from(self.superblock.inode_size)];
         self.read_part(block, offset % block_size, &mut raw)?;
         self.parse_inode(number, raw)
     }
 
-    fn parse_inode(&self, number: u32, raw: Vec<u8>) -> Result<Inode, Ext4Error> {
+    fn parse_inode(&self, number: u32, raw: Vec<u8>) -> Result<Inode> {
         let seed = self
             .superblock
             .seed
             .map(|seed| inode_seed(seed, number, &raw));
         if seed.is_some_and(|seed| !inode_checksum_matches(seed, &raw)) {
-            return Err(Ext4Error::Checksum(Checked::Inode(number)));
+            return Err(Ext4Error::Checksum(Checked::Inode(number)).into());
         }
         let mode = le16(&raw, 0);
         let wide = mode & MODE_TYPE == MODE_REGULAR
@@ -217,7 +208,7 @@ impl<S: ReadAt> Volume<S> {
     }
 
     /// First block of the inode table of `group`.
-    fn inode_table(&self, group: u64) -> Result<u64, Ext4Error> {
+    fn inode_table(&self, group: u64) -> Result<u64> {
         match self.last_group.get() {
             Some((last, table)) if last == group => return Ok(table),
             _ => {}
@@ -227,7 +218,7 @@ impl<S: ReadAt> Volume<S> {
         self.read_part(block, u64::from(within), &mut raw)?;
         let seed = self.superblock.seed;
         if seed.is_some_and(|seed| !descriptor_checksum_matches(seed, group, &raw)) {
-            return Err(Ext4Error::Checksum(Checked::GroupDescriptor(group)));
+            return Err(Ext4Error::Checksum(Checked::GroupDescriptor(group)).into());
         }
         // Beyond a 32-byte descriptor the high half reads as 0.
         let table = u64::from(le32(&raw, 0x28)) << 32 | u64::from(le32(&raw, 0x8));

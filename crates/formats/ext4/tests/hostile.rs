@@ -177,7 +177,6 @@ fn every_damaged_byte_is_seen_by_a_checksum() {
     fs::write(tree.path().join("boot/image"), noise(50_000, 1)).unwrap();
     let image = Image::make(&["-t", "ext4", "-b", "1024"], "8M", Some(tree.path()));
     let mut bytes = image.bytes();
-    let map = image.open().unwrap().locate("boot/image").unwrap();
     let imap = |inode: &str| {
         let text = image.ask(&format!("imap {inode}"));
         let word = |name: &str| {
@@ -225,13 +224,12 @@ fn every_damaged_byte_is_seen_by_a_checksum() {
                     ) && start == 1024,
                     "{at}: {error}"
                 ),
-                Ok(found) => assert!(
+                Ok(_) => assert!(
                     // Without the flag, or in a revision without flags, there
                     // are no checksums to look at.
                     start == 1024 && matches!(at - start, 0x4c..=0x4f | 0x64..=0x67),
-                    "{name}: byte {} makes no difference: {}",
-                    at - start,
-                    found == map
+                    "{name}: byte {} makes no difference",
+                    at - start
                 ),
             }
             bytes[at] ^= 0x40;

@@ -5,8 +5,8 @@ use iofs_source::ReadAt;
 use super::{Tree, TreeError};
 use crate::bytes::{le16, le32, le64};
 
-const COMPACT: u64 = 32;
-const EXTENDED: u64 = 64;
+const COMPACT: usize = 32;
+const EXTENDED: usize = 64;
 /// Node ids count slots of this size from the inode area's start.
 const SLOT: u64 = 32;
 /// Bits of `i_format` that are in use: version, then three of layout.
@@ -28,6 +28,17 @@ pub enum Layout {
 }
 
 impl Layout {
+    fn from_raw(layout: u16) -> Option<Self> {
+        Some(match layout {
+            0 => Self::FlatPlain,
+            1 => Self::CompressedFull,
+            2 => Self::FlatInline,
+            3 => Self::CompressedCompact,
+            4 => Self::ChunkBased,
+            _ => return None,
+        })
+    }
+
     /// Whether the contents are compressed.
     #[must_use]
     pub fn is_compressed(self) -> bool {
@@ -128,7 +139,7 @@ impl Inode {
     /// Where its extended attributes are.
     pub(super) fn xattr_offset<S>(&self, tree: &Tree<S>) -> u64 {
         let len = if self.extended { EXTENDED } else { COMPACT };
-        self.offset(tree).saturating_add(len)
+        self.offset(tree).saturating_add(len as u64)
     }
 
     /// Where what follows the attributes is: the end of the data, or indexes.
@@ -153,73 +164,69 @@ fn offset<S>(tree: &Tree<S>, nid: u64) -> u64 {
 }
 
 pub(super) fn read<S: ReadAt>(tree: &Tree<S>, nid: u64) -> Result<Inode, TreeError> {
-    let corrupt = |what| TreeError::Corrupt { nid, what };
     let at = offset(tree, nid);
-    let mut head = [0; 2];
-    let outside = |_| corrupt("it lies outside the image");
-    tree.source.read_at(at, &mut head).map_err(outside)?;
-    let format = u16::from_le_bytes(head);
+    let outside = |_| TreeError::Corrupt {
+        nid,
+        what: "it lies outside the image",
+    };
+    let mut raw = [0; EXTENDED];
+    // A compact inode may be the last thing of an image.
+    let (head, rest) = raw.split_at_mut(COMPACT);
+    tree.source.read_at(at, head).map_err(outside)?;
+    let extended = le16(head, 0) & 1 != 0;
+    if extended {
+        tree.source
+            .read_at(at.saturating_add(COMPACT as u64), rest)
+            .map_err(outside)?;
+    }
+    parse(tree, nid, &raw, extended)
+}
+
+fn parse<S>(tree: &Tree<S>, nid: u64, raw: &[u8], extended: bool) -> Result<Inode, TreeError> {
+    let corrupt = |what| TreeError::Corrupt { nid, what };
+    let format = le16(raw, 0);
     if format & !FORMAT_BITS != 0 {
         return Err(corrupt("its format is unknown"));
     }
-    let extended = format & 1 != 0;
-    let mut raw = [0; 64];
-    let (raw, nlink_at, ids) = if extended {
-        tree.source.read_at(at, &mut raw).map_err(outside)?;
-        (&raw[..], 44, (le32(&raw, 24), le32(&raw, 28)))
-    } else {
-        let half = &mut raw[..32];
-        tree.source.read_at(at, half).map_err(outside)?;
-        let ids = (u32::from(le16(half, 24)), u32::from(le16(half, 26)));
-        (&*half, 6, ids)
-    };
-    let layout = match format >> 1 {
-        0 => Layout::FlatPlain,
-        1 => Layout::CompressedFull,
-        2 => Layout::FlatInline,
-        3 => Layout::CompressedCompact,
-        4 => Layout::ChunkBased,
-        _ => return Err(corrupt("its data layout is unknown")),
-    };
+    let layout =
+        Layout::from_raw(format >> 1).ok_or_else(|| corrupt("its data layout is unknown"))?;
     let mode = le16(raw, 4);
     let kind = FileType::from_mode(mode).ok_or_else(|| corrupt("its mode has no type"))?;
     let union = le32(raw, 16);
     let is_device = matches!(kind, FileType::CharDevice | FileType::BlockDevice);
+    let short = |at| u32::from(le16(raw, at));
+    let (uid, gid, nlink) = if extended {
+        (le32(raw, 24), le32(raw, 28), le32(raw, 44))
+    } else {
+        (short(24), short(26), short(6))
+    };
+    let (size, mtime) = if extended {
+        (le64(raw, 8), (le64(raw, 32), le32(raw, 40)))
+    } else {
+        (u64::from(le32(raw, 8)), tree.superblock.build_time)
+    };
+    if mtime.1 >= 1_000_000_000 {
+        return Err(corrupt("its time has more than 999,999,999 nanoseconds"));
+    }
     let xattr_words = u64::from(le16(raw, 2));
-    let inode = Inode {
+    Ok(Inode {
         nid,
         ino: le32(raw, 20),
         extended,
         layout,
         kind,
         mode,
-        uid: ids.0,
-        gid: ids.1,
-        nlink: if extended {
-            le32(raw, nlink_at)
-        } else {
-            u32::from(le16(raw, nlink_at))
-        },
-        size: if extended {
-            le64(raw, 8)
-        } else {
-            u64::from(le32(raw, 8))
-        },
-        mtime: if extended {
-            (le64(raw, 32), le32(raw, 40))
-        } else {
-            tree.superblock.build_time
-        },
+        uid,
+        gid,
+        nlink,
+        size,
+        mtime,
         device: is_device.then_some(decode_device(union)),
         compressed_blocks: layout.is_compressed().then_some(union),
         union,
         // One header of 12 bytes that counts as the first word.
         xattr_len: xattr_words.checked_sub(1).map_or(0, |words| 12 + 4 * words),
-    };
-    if inode.mtime.1 >= 1_000_000_000 {
-        return Err(corrupt("its time has more than 999,999,999 nanoseconds"));
-    }
-    Ok(inode)
+    })
 }
 
 /// `new_decode_dev` (include/linux/kdev_t.h).

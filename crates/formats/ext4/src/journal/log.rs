@@ -17,7 +17,7 @@ use super::superblock::{Checksums, MAGIC, Settings};
 use super::{JournalError, Replacement, TagChecksum, read_block};
 use crate::bytes::{be16, be32, be64, le16, le32, part};
 use crate::checksum::crc32c;
-use crate::error::Ext4Error;
+use crate::error::Result;
 
 const TYPE_DESCRIPTOR: u32 = 1;
 const TYPE_COMMIT: u32 = 2;
@@ -52,7 +52,7 @@ pub(super) fn replacements(
     source: &impl ReadAt,
     file: &FileMap,
     settings: &Settings,
-) -> Result<Vec<Replacement>, Ext4Error> {
+) -> Result<Vec<Replacement>> {
     if settings.start == 0 {
         return Ok(Vec::new());
     }
@@ -99,7 +99,7 @@ struct Scan<'a, S> {
 
 impl<S: ReadAt> Scan<'_, S> {
     /// Takes one descriptor, revoke or commit block; false at the log's end.
-    fn step(&mut self) -> Result<bool, Ext4Error> {
+    fn step(&mut self) -> Result<bool> {
         if self.walked >= self.settings.end - self.settings.first {
             return Ok(false);
         }
@@ -123,7 +123,7 @@ impl<S: ReadAt> Scan<'_, S> {
         self.at = self.settings.advance(self.at, count);
     }
 
-    fn descriptor(&mut self, at: u32) -> Result<(), Ext4Error> {
+    fn descriptor(&mut self, at: u32) -> Result<()> {
         self.doubt_tail(at);
         let whole = self.settings.checksums == Checksums::Transaction;
         if whole {
@@ -171,7 +171,7 @@ impl<S: ReadAt> Scan<'_, S> {
         self.sum = digest.finalize();
     }
 
-    fn revoke(&mut self, at: u32) -> Result<(), Ext4Error> {
+    fn revoke(&mut self, at: u32) -> Result<()> {
         self.doubt_tail(at);
         let used = be32(&self.block, HEADER) as usize;
         if used > self.block.len() - self.settings.tail_len() {
@@ -221,7 +221,7 @@ impl<S: ReadAt> Scan<'_, S> {
     /// before it, else the block is a leftover from the ring's last turn and
     /// the log ends before it. With asynchronous commits the commit block can
     /// be on the disk before the rest, and the log ends there too.
-    fn commit(&mut self, at: u32) -> Result<bool, Ext4Error> {
+    fn commit(&mut self, at: u32) -> Result<bool> {
         let time = be64(&self.block, 0x30);
         let stale = time < self.last_commit_time;
         let transaction = self.transaction;
@@ -270,7 +270,7 @@ impl<S: ReadAt> Scan<'_, S> {
     /// Fast commits describe changes, not blocks; replaying them would mean a
     /// second implementation of ext4. They count if they continue the last
     /// full commit.
-    fn refuse_fast_commits(&mut self) -> Result<(), Ext4Error> {
+    fn refuse_fast_commits(&mut self) -> Result<()> {
         let Some(at) = self.settings.fast_commits else {
             return Ok(());
         };

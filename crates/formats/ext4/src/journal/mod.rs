@@ -11,7 +11,7 @@ use core::fmt;
 use iofs_source::{FileMap, Mapped, ReadAt, ReadError};
 
 use crate::checksum::crc32c;
-use crate::error::Ext4Error;
+use crate::error::Result;
 use crate::features::COMPAT_HAS_JOURNAL;
 use crate::runs::visit_runs;
 use crate::volume::Volume;
@@ -152,11 +152,7 @@ impl Overlay {
     }
 
     /// Reads the whole copy and verifies it.
-    pub(crate) fn read(
-        &self,
-        source: &impl ReadAt,
-        copy: &Replacement,
-    ) -> Result<Vec<u8>, Ext4Error> {
+    pub(crate) fn read(&self, source: &impl ReadAt, copy: &Replacement) -> Result<Vec<u8>> {
         let mut bytes = vec![0; self.block_size as usize];
         read_block(source, &self.file, copy.at, &mut bytes)?;
         let sum = || crc32c(crc32c(self.seed, &copy.transaction.to_be_bytes()), &bytes);
@@ -194,7 +190,7 @@ fn read_block(
 }
 
 /// Walks the journal of a volume that needs recovery.
-pub(crate) fn load<S: ReadAt>(volume: &Volume<S>) -> Result<Overlay, Ext4Error> {
+pub(crate) fn load<S: ReadAt>(volume: &Volume<S>) -> Result<Overlay> {
     let file = map_journal(volume)?;
     let settings = Settings::read(&volume.source, &file, volume.superblock.block_size)?;
     let replacements = log::replacements(&volume.source, &file, &settings)?;
@@ -207,7 +203,7 @@ pub(crate) fn load<S: ReadAt>(volume: &Volume<S>) -> Result<Overlay, Ext4Error> 
 }
 
 /// Where the journal's own blocks are. Its inode is never in the journal.
-fn map_journal<S: ReadAt>(volume: &Volume<S>) -> Result<FileMap, Ext4Error> {
+fn map_journal<S: ReadAt>(volume: &Volume<S>) -> Result<FileMap> {
     let superblock = &volume.superblock;
     if superblock.journal_inode == 0 {
         let external = superblock.journal_device != 0;

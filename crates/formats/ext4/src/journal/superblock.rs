@@ -5,7 +5,7 @@ use iofs_source::{FileMap, Mapped, ReadAt};
 use super::JournalError;
 use crate::bytes::{be32, part};
 use crate::checksum::{START, crc32c};
-use crate::error::Ext4Error;
+use crate::error::Result;
 
 pub(super) const MAGIC: u32 = 0xc03b_3998;
 const LEN: usize = 1024;
@@ -64,11 +64,7 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    pub(super) fn read(
-        source: &impl ReadAt,
-        file: &FileMap,
-        block_size: u32,
-    ) -> Result<Self, Ext4Error> {
+    pub(super) fn read(source: &impl ReadAt, file: &FileMap, block_size: u32) -> Result<Self> {
         let mut bytes = [0; LEN];
         Mapped::new(source, file)
             .read_at(0, &mut bytes)
