@@ -14,6 +14,7 @@ pub mod debian;
 pub mod disk;
 mod error;
 pub mod guest;
+pub mod initramfs;
 pub mod mirror;
 pub mod packages;
 pub mod tier;

@@ -22,7 +22,6 @@ const fn package(name: &'static str, shown_by: &'static str) -> Package {
 /// All of them. qemu-utils is not needed and not wanted: disks are raw.
 pub const PACKAGES: &[Package] = &[
     package("binutils", "strip"),
-    package("busybox", "busybox"),
     package("cpio", "cpio"),
     package("cryptsetup-bin", "veritysetup"),
     package("debootstrap", "debootstrap"),

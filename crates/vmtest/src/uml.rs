@@ -71,7 +71,9 @@ pub enum UmlExit {
     Off,
     /// The kernel panicked: abort.
     Panicked,
-    /// The program ended with this status.
+    /// It was killed from here, at the line that was waited for.
+    Stopped,
+    /// The program ended with this status, or 128 and a signal's number.
     Status(i32),
 }
 
@@ -163,16 +165,25 @@ impl Uml {
     /// # Errors
     /// [`Error::TimedOut`] with the end of the console, [`Error::Io`].
     pub fn run(&self, limit: Duration) -> Result<UmlOutcome, Error> {
+        self.run_until("the guest's end", limit, |_| false)
+    }
+
+    /// Runs the kernel until it ends or until a console line satisfies
+    /// `predicate`; it is killed then. `what` names that line.
+    ///
+    /// # Errors
+    /// [`Error::TimedOut`] after `limit`, with the end of the console;
+    /// [`Error::Io`].
+    pub fn run_until(
+        &self,
+        what: &str,
+        limit: Duration,
+        predicate: impl FnMut(&ConsoleLine) -> bool,
+    ) -> Result<UmlOutcome, Error> {
         let mut running = self.start()?;
-        let status = running.wait(limit)?;
+        let exit = running.wait(what, limit, predicate)?;
         Ok(UmlOutcome {
-            exit: match (status.code(), status.signal()) {
-                (Some(0), _) => UmlExit::Off,
-                // 134 where a shell or the kernel itself reports the abort.
-                (Some(134), _) | (_, Some(6)) => UmlExit::Panicked,
-                (Some(code), _) => UmlExit::Status(code),
-                (None, signal) => UmlExit::Status(128 + signal.unwrap_or(0)),
-            },
+            exit,
             wall: running.started.elapsed(),
             lines: std::mem::take(&mut running.lines),
         })
@@ -230,6 +241,16 @@ impl Uml {
     }
 }
 
+fn exit_of(status: ExitStatus) -> UmlExit {
+    match (status.code(), status.signal()) {
+        (Some(0), _) => UmlExit::Off,
+        // 134 where a shell or the kernel itself reports the abort.
+        (Some(134), _) | (_, Some(6)) => UmlExit::Panicked,
+        (Some(code), _) => UmlExit::Status(code),
+        (None, signal) => UmlExit::Status(128 + signal.unwrap_or(0)),
+    }
+}
+
 struct Running {
     child: Child,
     console: Receiver<ConsoleLine>,
@@ -239,7 +260,12 @@ struct Running {
 }
 
 impl Running {
-    fn wait(&mut self, limit: Duration) -> Result<ExitStatus, Error> {
+    fn wait(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        mut predicate: impl FnMut(&ConsoleLine) -> bool,
+    ) -> Result<UmlExit, Error> {
         const TICK: Duration = Duration::from_millis(20);
         let deadline = self.started + limit;
         let status = loop {
@@ -250,18 +276,24 @@ impl Running {
             if let Some(status) = status {
                 break status;
             }
-            if Instant::now() >= deadline {
-                return Err(Error::TimedOut {
-                    what: "the guest's end".to_owned(),
-                    limit,
-                    tail: self.tail(),
-                });
-            }
             match self.console.recv_timeout(TICK) {
-                Ok(line) => self.lines.push(line),
+                Ok(line) => {
+                    let awaited = predicate(&line);
+                    self.lines.push(line);
+                    if awaited {
+                        return Ok(UmlExit::Stopped);
+                    }
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 // The console is closed shortly before the end.
                 Err(RecvTimeoutError::Disconnected) => thread::sleep(TICK),
+            }
+            if Instant::now() >= deadline {
+                return Err(Error::TimedOut {
+                    what: what.to_owned(),
+                    limit,
+                    tail: self.tail(),
+                });
             }
         };
         // Guests' processes may hold the console open a little longer.
@@ -269,7 +301,7 @@ impl Running {
         while let Ok(line) = self.console.recv_timeout(Duration::from_millis(500)) {
             self.lines.push(line);
         }
-        Ok(status)
+        Ok(exit_of(status))
     }
 
     fn tail(&self) -> String {

@@ -1,0 +1,162 @@
+//! Boot partitions of every kind, by the usual tools.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Command;
+
+use vmtest::command;
+use vmtest::disk::{Entry, ext4, fat};
+
+use crate::support::{FILE_ON_VOLUME, noise};
+
+const UUID: &str = "1f0f5a7e-0d13-4d14-9a3c-6f2d1c0e0a03";
+
+fn run(command: &mut Command) -> String {
+    let output = command::output(command).unwrap();
+    String::from_utf8_lossy(&output).into_owned()
+}
+
+/// FAT32, the image in one piece.
+pub(crate) fn fat32(volume: &Path, image: &Path) {
+    let entries = [Entry::new(FILE_ON_VOLUME, image)];
+    fat::make(volume, fat::Format::new(40 << 20), &entries).unwrap();
+}
+
+/// FAT32, the image in many pieces.
+pub(crate) fn fat32_fragmented(volume: &Path, image: &Path) {
+    let entries = [Entry::fragmented(FILE_ON_VOLUME, image)];
+    fat::make(volume, fat::Format::new(40 << 20), &entries).unwrap();
+    assert!(fat::extents(volume, FILE_ON_VOLUME).unwrap() > 10);
+}
+
+/// FAT12 or FAT16, the image under the name `to`.
+pub(crate) fn small_fat(volume: &Path, image: &Path, bits: u8, to: &str) {
+    let size: u64 = if bits == 12 { 8 << 20 } else { 32 << 20 };
+    let file = fs::File::create(volume).unwrap();
+    file.set_len(size).unwrap();
+    // Clusters of 4 KiB: 2048 of them are FAT12, 8192 are FAT16.
+    run(Command::new("mkfs.vfat")
+        .args(["-F", &bits.to_string(), "-s", "8"])
+        .arg(volume));
+    let mut folder = String::from("::");
+    for part in to.split('/').collect::<Vec<_>>().split_last().unwrap().1 {
+        folder = format!("{folder}/{part}");
+        mtool(volume, "mmd", &[&folder]);
+    }
+    mtool(
+        volume,
+        "mcopy",
+        &[image.to_str().unwrap(), &format!("::/{to}")],
+    );
+}
+
+/// Runs one of mtools on a volume, names in UTF-8.
+pub(crate) fn mtool(volume: &Path, tool: &str, args: &[&str]) -> String {
+    run(Command::new(tool)
+        .envs([("MTOOLS_SKIP_CHECK", "1"), ("LC_ALL", "C.UTF-8")])
+        .arg("-i")
+        .arg(volume)
+        .args(args))
+}
+
+/// ext4, the image in one piece.
+pub(crate) fn ext4(volume: &Path, image: &Path) {
+    ext4::make(volume, 24 << 20, UUID, &[Entry::new(FILE_ON_VOLUME, image)]).unwrap();
+}
+
+/// ext4, the image in many pieces.
+pub(crate) fn ext4_fragmented(volume: &Path, image: &Path) {
+    let entries = [Entry::fragmented(FILE_ON_VOLUME, image)];
+    ext4::make(volume, 24 << 20, UUID, &entries).unwrap();
+    assert!(ext4::extents(volume, FILE_ON_VOLUME).unwrap() > 10);
+}
+
+/// ext4 with these options of mkfs.ext4, the image in it.
+pub(crate) fn ext4_with(volume: &Path, image: &Path, options: &[&str]) {
+    let tree = volume.with_extension("tree");
+    let to = tree.join(FILE_ON_VOLUME);
+    fs::create_dir_all(to.parent().unwrap()).unwrap();
+    fs::copy(image, &to).unwrap();
+    run(Command::new("mkfs.ext4")
+        .args(["-q", "-U", UUID, "-E", "root_owner=0:0"])
+        .args(options)
+        .arg("-d")
+        .args([&tree, volume])
+        .arg("24M"));
+}
+
+/// ext2's way: blocks of 1 KiB, found through block maps.
+pub(crate) fn ext4_block_maps(volume: &Path, image: &Path) {
+    ext4_with(volume, image, &["-b", "1024", "-O", "^extents"]);
+    let stat = debugfs(volume, &format!("stat /{FILE_ON_VOLUME}"));
+    assert!(stat.contains("(IND)"), "{stat}");
+}
+
+/// As a power cut leaves it: the image's inode is in the journal only.
+pub(crate) fn ext4_dirty(volume: &Path, image: &Path) {
+    ext4(volume, image);
+    let place = debugfs(volume, &format!("imap /{FILE_ON_VOLUME}"));
+    let block: u64 = place
+        .split("block ")
+        .nth(1)
+        .and_then(|rest| rest.split(',').next())
+        .and_then(|number| number.trim().parse().ok())
+        .unwrap_or_else(|| panic!("debugfs says something else: {place}"));
+    let file = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(volume)
+        .unwrap();
+    let mut fresh = vec![0; 4096];
+    file.read_exact_at(&mut fresh, block * 4096).unwrap();
+    let copy = volume.with_extension("block");
+    fs::write(&copy, &fresh).unwrap();
+    let script = format!("jo\njw -b {block} {}\njc\n", copy.display());
+    command::output_with_input(
+        Command::new("debugfs")
+            .args(["-w", "-f", "/dev/stdin"])
+            .arg(volume),
+        script.as_bytes(),
+    )
+    .unwrap();
+    let header = run(Command::new("dumpe2fs").arg("-h").arg(volume));
+    assert!(header.contains("needs_recovery"), "{header}");
+    // What the disk still has: the block as it was before the file came.
+    file.write_all_at(&[0; 4096], block * 4096).unwrap();
+}
+
+/// ext4, the image without its second MiB.
+pub(crate) fn ext4_with_hole(volume: &Path, image: &Path) {
+    let torn = volume.with_extension("torn");
+    let bytes = fs::read(image).unwrap();
+    let file = fs::File::create(&torn).unwrap();
+    file.write_all_at(&bytes[..1 << 20], 0).unwrap();
+    file.write_all_at(&bytes[2 << 20..], 2 << 20).unwrap();
+    // mkfs.ext4 -d and fs::copy keep holes where they are.
+    ext4_with(volume, &torn, &[]);
+}
+
+/// A volume whose image has this much of its beginning.
+pub(crate) fn truncated(volume: &Path, image: &Path) {
+    let short = volume.with_extension("short");
+    let bytes = fs::read(image).unwrap();
+    fs::write(&short, &bytes[..bytes.len() / 2]).unwrap();
+    fat32(volume, &short);
+}
+
+/// A boot partition with something else on it.
+pub(crate) fn without_image(volume: &Path, _: &Path) {
+    let other = volume.with_extension("other");
+    fs::write(&other, noise(10_000, 3)).unwrap();
+    fat32(volume, &other);
+    mtool(
+        volume,
+        "mren",
+        &[&format!("::/{FILE_ON_VOLUME}"), "other.img"],
+    );
+}
+
+fn debugfs(volume: &Path, command: &str) -> String {
+    run(Command::new("debugfs").args(["-R", command]).arg(volume))
+}
