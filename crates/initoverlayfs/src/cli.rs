@@ -91,7 +91,7 @@ pub struct BuildArgs {
     pub output: PathBuf,
 
     /// What the image is of, the first part of its path [default: ID and
-    /// VERSION_ID of its os-release]
+    /// VERSION_ID of the os-release under --sysroot, or of --root]
     #[arg(long, value_name = "NAME")]
     pub product: Option<String>,
 

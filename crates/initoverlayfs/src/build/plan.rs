@@ -88,12 +88,16 @@ impl BuildPlan {
         })
     }
 
-    /// The product: the user's, else the image's own.
+    /// The product: the user's, else that of the system that the image is for.
+    /// An initramfs says of itself what made it, not what it boots: dracut's has
+    /// an os-release of dracut, initramfs-tools' has none.
     pub(crate) fn product(&self, image: &BuiltImage) -> Result<String> {
-        let product = match &self.product {
-            Some(product) => return Ok(product.clone()),
-            None => image.summary.product.clone(),
+        let product = match (&self.product, &self.image.source) {
+            (Some(product), _) => return Ok(product.clone()),
+            (None, Source::Root(_)) => None,
+            (None, _) => builder::product_of(&self.mini.kernel.sysroot),
         };
+        let product = product.unwrap_or_else(|| image.summary.product.clone());
         installer::check_name(&product).map_err(|why| {
             CliError::new(format!("the image's own name cannot be used: {why}"))
                 .hint("name the product with --product")
