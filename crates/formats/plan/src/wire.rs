@@ -1,5 +1,6 @@
 //! Encoding and decoding of the boot plan.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -17,6 +18,16 @@ const CHECKSUM_LEN: usize = 4;
 
 /// One table of 1 KiB: the faster crates bring 16 KiB and code for every CPU.
 static CRC: Crc<u32, Table<1>> = Crc::<u32, Table<1>>::new(&crc::CRC_32_ISO_HDLC);
+
+/// What the numbers mean that [`Writer`] gives these.
+const ON_FAILURE: [OnFailure; 3] = [OnFailure::Reboot, OnFailure::PowerOff, OnFailure::Halt];
+const ROLES: [Role; 5] = [
+    Role::Dependency,
+    Role::Disk,
+    Role::Image,
+    Role::Mapping,
+    Role::Bus,
+];
 
 pub(crate) fn checksum(bytes: &[u8]) -> u32 {
     CRC.checksum(bytes)
@@ -149,31 +160,33 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<BootPlan, PlanError> {
     if bytes.get(..8) != Some(MAGIC) {
         return Err(PlanError::NotAPlan);
     }
+    read(bytes).map_err(|error| *error)
+}
+
+/// Reads a plan that has its magic.
+fn read(bytes: &[u8]) -> Read<BootPlan> {
     let mut header = Reader { bytes, at: 8 };
     let version = header.u16()?;
     if version != VERSION {
-        return Err(PlanError::Version { found: version });
+        return Err(PlanError::Version { found: version }.into());
     }
     let reserved = header.u16()?;
     let stated = header.u32()?;
-    if u64::from(stated) != bytes.len() as u64
-        || bytes.len() > MAX_LEN
-        || bytes.len() < HEADER_LEN + CHECKSUM_LEN
-    {
+    let actual = bytes.len();
+    let lengths = HEADER_LEN + CHECKSUM_LEN..=MAX_LEN;
+    if u64::from(stated) != actual as u64 || !lengths.contains(&actual) {
         return Err(PlanError::Length {
             stated: stated.into(),
-            actual: bytes.len() as u64,
-        });
+            actual: actual as u64,
+        }
+        .into());
     }
-    let (body, sum) = bytes.split_at(bytes.len() - CHECKSUM_LEN);
+    let (body, sum) = bytes.split_at(actual - CHECKSUM_LEN);
     if checksum(body).to_le_bytes() != sum {
-        return Err(PlanError::Checksum);
+        return Err(PlanError::Checksum.into());
     }
     if reserved != 0 {
-        return Err(PlanError::Value {
-            field: "reserved header field",
-            at: 10,
-        });
+        return Err(invalid("reserved header field", 10));
     }
     let mut input = Reader {
         bytes: body,
@@ -181,10 +194,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<BootPlan, PlanError> {
     };
     let plan = input.plan()?;
     if input.at != body.len() {
-        return Err(PlanError::Value {
-            field: "end",
-            at: input.at,
-        });
+        return Err(invalid("end", input.at));
     }
     Ok(plan)
 }
@@ -275,73 +285,78 @@ impl Writer {
     }
 }
 
+/// The error is boxed so that it is passed on in a register.
+type Read<T> = Result<T, Box<PlanError>>;
+
+#[cold]
+#[inline(never)]
+fn invalid(field: &'static str, at: usize) -> Box<PlanError> {
+    Box::new(PlanError::Value { field, at })
+}
+
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, len: usize) -> Result<&'a [u8], PlanError> {
+    fn take(&mut self, len: usize) -> Read<&'a [u8]> {
         let taken = self
             .at
             .checked_add(len)
             .and_then(|end| self.bytes.get(self.at..end))
-            .ok_or(PlanError::Truncated { at: self.at })?;
+            .ok_or_else(|| Box::new(PlanError::Truncated { at: self.at }))?;
         self.at += len;
         Ok(taken)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], PlanError> {
-        let at = self.at;
-        self.take(N)?
-            .try_into()
-            .map_err(|_| PlanError::Truncated { at })
+    fn array<const N: usize>(&mut self) -> Read<[u8; N]> {
+        let taken = self.take(N)?;
+        // `take` gives as many bytes as were asked for.
+        Ok(taken.first_chunk().copied().unwrap_or([0; N]))
     }
 
-    fn u8(&mut self) -> Result<u8, PlanError> {
-        Ok(u8::from_le_bytes(self.array()?))
-    }
-
-    fn u16(&mut self) -> Result<u16, PlanError> {
+    fn u16(&mut self) -> Read<u16> {
         Ok(u16::from_le_bytes(self.array()?))
     }
 
-    fn u32(&mut self) -> Result<u32, PlanError> {
+    fn u32(&mut self) -> Read<u32> {
         Ok(u32::from_le_bytes(self.array()?))
     }
 
-    fn u64(&mut self) -> Result<u64, PlanError> {
+    fn u64(&mut self) -> Read<u64> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
-    fn uuid(&mut self) -> Result<Uuid, PlanError> {
+    fn uuid(&mut self) -> Read<Uuid> {
         Ok(Uuid::from_bytes(self.array()?))
     }
 
-    fn bool(&mut self, field: &'static str) -> Result<bool, PlanError> {
+    /// A byte that chooses among `values`.
+    fn choice<T: Copy>(&mut self, field: &'static str, values: &[T]) -> Read<T> {
         let at = self.at;
-        match self.u8()? {
-            0 => Ok(false),
-            1 => Ok(true),
-            _ => Err(PlanError::Value { field, at }),
+        let [index] = self.array()?;
+        values
+            .get(usize::from(index))
+            .copied()
+            .ok_or_else(|| invalid(field, at))
+    }
+
+    fn bool(&mut self, field: &'static str) -> Read<bool> {
+        self.choice(field, &[false, true])
+    }
+
+    fn string(&mut self, field: &'static str) -> Read<String> {
+        let at = self.at;
+        let len = usize::from(self.u16()?);
+        match core::str::from_utf8(self.take(len)?) {
+            // A NUL would cut the string where it becomes a C string.
+            Ok(text) if !text.as_bytes().contains(&0) => Ok(text.into()),
+            _ => Err(invalid(field, at)),
         }
     }
 
-    fn string(&mut self, field: &'static str) -> Result<String, PlanError> {
-        let at = self.at;
-        let len = usize::from(self.u16()?);
-        let text = core::str::from_utf8(self.take(len)?)
-            .ok()
-            // A NUL would cut the string where it becomes a C string.
-            .filter(|text| !text.contains('\0'))
-            .ok_or(PlanError::Value { field, at })?;
-        Ok(text.into())
-    }
-
-    fn list<T>(
-        &mut self,
-        mut item: impl FnMut(&mut Self, usize) -> Result<T, PlanError>,
-    ) -> Result<Vec<T>, PlanError> {
+    fn list<T>(&mut self, mut item: impl FnMut(&mut Self, usize) -> Read<T>) -> Read<Vec<T>> {
         let count = usize::from(self.u16()?);
         // Not `with_capacity(count)`: each item takes at least a byte of input,
         // so memory stays in proportion to it.
@@ -352,57 +367,14 @@ impl<'a> Reader<'a> {
         Ok(items)
     }
 
-    fn plan(&mut self) -> Result<BootPlan, PlanError> {
+    fn plan(&mut self) -> Read<BootPlan> {
         let product = self.string("product")?;
         let kernel_release = self.string("kernel release")?;
-        let auth_at = self.at;
-        let auth = match self.u8()? {
-            0 => Auth::None,
-            _ => {
-                return Err(PlanError::Value {
-                    field: "auth",
-                    at: auth_at,
-                });
-            }
-        };
+        let auth = self.choice("auth", &[Auth::None])?;
         let candidates = self.list(|input, _| input.candidate())?;
         let modules = self.list(Self::module)?;
-        let aliases_at = self.at;
-        let aliases = self.list(|input, _| {
-            let pattern = input.string("alias")?;
-            let at = input.at;
-            let module = input.u16()?;
-            if usize::from(module) >= modules.len() {
-                return Err(PlanError::Value {
-                    field: "alias's module",
-                    at,
-                });
-            }
-            Ok(Alias { pattern, module })
-        })?;
-        if aliases
-            .windows(2)
-            .any(|pair| pair[0].pattern > pair[1].pattern)
-        {
-            return Err(PlanError::Value {
-                field: "alias table's order",
-                at: aliases_at,
-            });
-        }
+        let aliases = self.aliases(modules.len())?;
         let inits = self.list(|input, _| input.string("init"))?;
-        let device_timeout_ms = self.u32()?;
-        let failure_at = self.at;
-        let on_failure = match self.u8()? {
-            0 => OnFailure::Reboot,
-            1 => OnFailure::PowerOff,
-            2 => OnFailure::Halt,
-            _ => {
-                return Err(PlanError::Value {
-                    field: "failure action",
-                    at: failure_at,
-                });
-            }
-        };
         Ok(BootPlan {
             product,
             kernel_release,
@@ -411,35 +383,44 @@ impl<'a> Reader<'a> {
             modules,
             aliases,
             inits,
-            device_timeout_ms,
-            on_failure,
+            device_timeout_ms: self.u32()?,
+            on_failure: self.choice("failure action", &ON_FAILURE)?,
             failure_wait_ms: self.u32()?,
         })
     }
 
-    fn candidate(&mut self) -> Result<Candidate, PlanError> {
-        let name = self.string("candidate name")?;
-        let at = self.at;
-        let partition = match self.u8()? {
-            0 => Selector::TypeGuid(self.uuid()?),
-            1 => Selector::PartUuid(self.uuid()?),
-            2 => Selector::PartLabel(self.string("partition label")?),
-            _ => {
-                return Err(PlanError::Value {
-                    field: "partition selector",
-                    at,
-                });
+    fn aliases(&mut self, modules: usize) -> Read<Vec<Alias>> {
+        let start = self.at;
+        let aliases = self.list(|input, _| {
+            let pattern = input.string("alias")?;
+            let at = input.at;
+            let module = input.u16()?;
+            if usize::from(module) >= modules {
+                return Err(invalid("alias's module", at));
             }
-        };
-        let file = if self.bool("image kind")? {
-            Some(self.string("image path")?)
-        } else {
-            None
-        };
+            Ok(Alias { pattern, module })
+        })?;
+        if aliases
+            .windows(2)
+            .any(|pair| pair[0].pattern > pair[1].pattern)
+        {
+            return Err(invalid("alias table's order", start));
+        }
+        Ok(aliases)
+    }
+
+    fn candidate(&mut self) -> Read<Candidate> {
         Ok(Candidate {
-            name,
-            partition,
-            file,
+            name: self.string("candidate name")?,
+            partition: match self.choice("partition selector", &[0, 1, 2])? {
+                0 => Selector::TypeGuid(self.uuid()?),
+                1 => Selector::PartUuid(self.uuid()?),
+                _ => Selector::PartLabel(self.string("partition label")?),
+            },
+            file: match self.bool("image kind")? {
+                true => Some(self.string("image path")?),
+                false => None,
+            },
             expect: Expect {
                 uuid: self.uuid()?,
                 size: self.u64()?,
@@ -447,50 +428,27 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn module(&mut self, index: usize) -> Result<Module, PlanError> {
+    fn module(&mut self, index: usize) -> Read<Module> {
         let name = self.string("module name")?;
         let file_at = self.at;
         let file = self.string("module file")?;
-        if file.is_empty() || file.contains('/') {
-            return Err(PlanError::Value {
-                field: "module file",
-                at: file_at,
-            });
+        if file.is_empty() || file.as_bytes().contains(&b'/') {
+            return Err(invalid("module file", file_at));
         }
-        let params = self.string("module parameters")?;
-        let role_at = self.at;
-        let role = match self.u8()? {
-            0 => Role::Dependency,
-            1 => Role::Disk,
-            2 => Role::Image,
-            3 => Role::Mapping,
-            4 => Role::Bus,
-            _ => {
-                return Err(PlanError::Value {
-                    field: "module role",
-                    at: role_at,
-                });
-            }
-        };
-        let needs = self.list(|input, _| {
-            let at = input.at;
-            let need = input.u16()?;
-            if usize::from(need) >= index {
-                return Err(PlanError::Value {
-                    field: "module dependency",
-                    at,
-                });
-            }
-            Ok(need)
-        })?;
-        let required = self.bool("module's required flag")?;
         Ok(Module {
             name,
             file,
-            params,
-            role,
-            needs,
-            required,
+            params: self.string("module parameters")?,
+            role: self.choice("module role", &ROLES)?,
+            needs: self.list(|input, _| {
+                let at = input.at;
+                let need = input.u16()?;
+                if usize::from(need) >= index {
+                    return Err(invalid("module dependency", at));
+                }
+                Ok(need)
+            })?,
+            required: self.bool("module's required flag")?,
         })
     }
 }
