@@ -50,6 +50,8 @@ fn main() -> ExitCode {
     let tier = Tier::from_env();
     tier.explain();
     let tests = if tier == Tier::Later { &[] } else { TESTS };
+    // A failed test shows a console, which is long enough without a backtrace.
+    std::panic::set_hook(Box::new(|_| {}));
     // Not a static: its folder goes when the last test has run.
     let ground = Arc::new(OnceLock::new());
     let trials = tests

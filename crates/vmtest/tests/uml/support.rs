@@ -109,7 +109,8 @@ impl Ground {
         }
         fs::write(tree.join("etc/os-release"), "ID=test\nVERSION_ID=1\n").unwrap();
         install(&self.testinit, &tree.join("init"));
-        install(&self.run_init, &tree.join("bin/run-init"));
+        // The builder puts ours in its place.
+        fs::write(tree.join("bin/run-init"), "klibc's").unwrap();
         fs::write(tree.join(DATA.trim_start_matches('/')), noise(DATA_LEN, 1)).unwrap();
         for module in FAT_MODULES {
             let from = find_module(module);
@@ -118,6 +119,7 @@ impl Ground {
         change(&tree);
         let path = self.dir.path().join(name);
         let mut request = ImageRequest::new(Source::Root(tree), path.clone());
+        request.run_init = Some(self.run_init.clone());
         request.work_dir = Some(self.dir.path().to_owned());
         let built = builder::build_image(&request, &Silent).unwrap();
         Image {
