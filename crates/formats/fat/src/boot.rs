@@ -3,7 +3,8 @@
 use alloc::string::String;
 use core::fmt;
 
-use crate::{BootSectorError, FatError, name};
+use crate::error::{BootSectorError, FatError};
+use crate::name;
 
 /// What is read of the boot sector, whatever the sector size.
 pub(crate) const BOOT_LEN: usize = 512;
@@ -128,7 +129,7 @@ fn u32_at(sector: &[u8; BOOT_LEN], at: usize) -> u32 {
 }
 
 /// Tells apart what else has a boot sector or lies on boot partitions.
-fn recognise(sector: &[u8; BOOT_LEN]) -> Result<(), FatError> {
+fn recognise(sector: &[u8; BOOT_LEN]) -> crate::error::Result<()> {
     let found = match &sector[3..11] {
         b"EXFAT   " => Some("exFAT"),
         b"NTFS    " => Some("NTFS"),
@@ -142,7 +143,7 @@ fn recognise(sector: &[u8; BOOT_LEN]) -> Result<(), FatError> {
     let jump = matches!(sector[0], 0xeb | 0xe9);
     let signed = sector[510..] == [0x55, 0xaa];
     if found.is_some() || !jump || !signed {
-        return Err(FatError::NotFat { found });
+        return Err(FatError::NotFat { found }.into());
     }
     Ok(())
 }
@@ -248,9 +249,9 @@ impl Layout {
 }
 
 /// Reads the boot sector of a volume on a medium of `medium` bytes.
-pub(crate) fn parse(sector: &[u8; BOOT_LEN], medium: u64) -> Result<Geometry, FatError> {
+pub(crate) fn parse(sector: &[u8; BOOT_LEN], medium: u64) -> crate::error::Result<Geometry> {
     recognise(sector)?;
-    geometry(sector, medium).map_err(FatError::BootSector)
+    geometry(sector, medium).map_err(|error| FatError::BootSector(error).into())
 }
 
 fn geometry(sector: &[u8; BOOT_LEN], medium: u64) -> Result<Geometry, BootSectorError> {

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use iofs_source::{Extent, FileMap, ReadAt};
 
 use crate::boot::Geometry;
+use crate::error::Result;
 use crate::{FatError, FatKind, MAX_DIRECTORY};
 
 /// The first piece of the FAT that is read, in bytes.
@@ -39,7 +40,7 @@ impl<'a, S: ReadAt> FatTable<'a, S> {
     }
 
     /// `N` bytes at `at` of the FAT.
-    fn bytes<const N: usize>(&mut self, at: u64) -> Result<[u8; N], FatError> {
+    fn bytes<const N: usize>(&mut self, at: u64) -> Result<[u8; N]> {
         let held = |start: u64, piece: &[u8]| -> Option<[u8; N]> {
             let skip = usize::try_from(at.checked_sub(start)?).ok()?;
             piece.get(skip..)?.first_chunk().copied()
@@ -56,7 +57,7 @@ impl<'a, S: ReadAt> FatTable<'a, S> {
     /// Reads the piece that holds offset `at`: larger ones while they follow
     /// one another, since each read is a system call, small ones for chains
     /// that jump about.
-    fn load(&mut self, at: u64) -> Result<(), FatError> {
+    fn load(&mut self, at: u64) -> Result<()> {
         let held = self.piece.len() as u64;
         let used = self.geometry.fat_used;
         let (start, len) = if self.geometry.info.kind == FatKind::Fat12 {
@@ -76,13 +77,13 @@ impl<'a, S: ReadAt> FatTable<'a, S> {
             .read_at(offset, &mut self.piece)
             .map_err(|error| {
                 self.piece.clear();
-                FatError::Read(error)
+                error.into()
             })
     }
 
     /// The raw entry of an existing cluster, widened so that the reserved
     /// values of all kinds are FAT32's.
-    fn entry(&mut self, cluster: u32) -> Result<u32, FatError> {
+    fn entry(&mut self, cluster: u32) -> Result<u32> {
         let index = u64::from(cluster);
         let (value, reserved) = match self.geometry.info.kind {
             FatKind::Fat12 => {
@@ -108,23 +109,24 @@ impl<'a, S: ReadAt> FatTable<'a, S> {
     }
 
     /// What follows an existing cluster.
-    fn link(&mut self, cluster: u32) -> Result<Link, FatError> {
+    fn link(&mut self, cluster: u32) -> Result<Link> {
         match self.entry(cluster)? {
-            0 => Err(FatError::FreeCluster { cluster }),
-            0x0fff_fff7 => Err(FatError::BadCluster { cluster }),
+            0 => Err(FatError::FreeCluster { cluster }.into()),
+            0x0fff_fff7 => Err(FatError::BadCluster { cluster }.into()),
             0x0fff_fff8..=0x0fff_ffff => Ok(Link::End),
             next if self.geometry.has_cluster(next) => Ok(Link::Next(next)),
             next => Err(FatError::Link {
                 cluster,
                 next,
                 last: self.geometry.last_cluster(),
-            }),
+            }
+            .into()),
         }
     }
 
     /// Where the file of `size` bytes lies whose first cluster is `first`
     /// (0 for an empty file).
-    pub(crate) fn file(&mut self, first: u32, size: u32) -> Result<FileMap, FatError> {
+    pub(crate) fn file(&mut self, first: u32, size: u32) -> Result<FileMap> {
         let cluster_size = u64::from(self.geometry.info.cluster_size);
         let size = u64::from(size);
         let mut map = FileMap {
@@ -138,7 +140,8 @@ impl<'a, S: ReadAt> FatTable<'a, S> {
                     cluster: 0,
                     size,
                     found: 0,
-                }),
+                }
+                .into()),
             };
         }
         let needed = size.div_ceil(cluster_size);
@@ -151,15 +154,16 @@ impl<'a, S: ReadAt> FatTable<'a, S> {
                         cluster: walk.last,
                         size,
                         found: found * cluster_size,
-                    });
+                    }
+                    .into());
                 }
             }
             walk.step(self)?;
         }
         match walk.at {
             // A loop that is short beside the size shows here at the latest.
-            Some(cluster) if self.is_in(&map, cluster) => Err(FatError::Loop { cluster }),
-            Some(cluster) => Err(FatError::ChainTooLong { cluster, size }),
+            Some(cluster) if self.is_in(&map, cluster) => Err(FatError::Loop { cluster }.into()),
+            Some(cluster) => Err(FatError::ChainTooLong { cluster, size }.into()),
             None => Ok(map),
         }
     }
@@ -172,7 +176,7 @@ impl<'a, S: ReadAt> FatTable<'a, S> {
 
     /// Where the directory lies whose first cluster is `first`; its size is
     /// that of its clusters.
-    pub(crate) fn directory(&mut self, first: u32) -> Result<FileMap, FatError> {
+    pub(crate) fn directory(&mut self, first: u32) -> Result<FileMap> {
         let cluster_size = u64::from(self.geometry.info.cluster_size);
         let mut map = FileMap {
             size: 0,
@@ -187,7 +191,8 @@ impl<'a, S: ReadAt> FatTable<'a, S> {
                 return Err(FatError::DirectoryTooLarge {
                     cluster: first,
                     limit: MAX_DIRECTORY,
-                });
+                }
+                .into());
             }
         }
         Ok(map)
@@ -206,12 +211,13 @@ struct Walk {
 }
 
 impl Walk {
-    fn start(geometry: &Geometry, first: u32) -> Result<Self, FatError> {
+    fn start(geometry: &Geometry, first: u32) -> Result<Self> {
         if !geometry.has_cluster(first) {
             return Err(FatError::StartCluster {
                 cluster: first,
                 last: geometry.last_cluster(),
-            });
+            }
+            .into());
         }
         Ok(Self {
             at: Some(first),
@@ -223,7 +229,7 @@ impl Walk {
     }
 
     /// Goes on to the next cluster, if there is one.
-    fn step<S: ReadAt>(&mut self, table: &mut FatTable<'_, S>) -> Result<(), FatError> {
+    fn step<S: ReadAt>(&mut self, table: &mut FatTable<'_, S>) -> Result<()> {
         let Some(cluster) = self.at else {
             return Ok(());
         };
@@ -231,7 +237,7 @@ impl Walk {
         self.at = match table.link(cluster)? {
             Link::End => None,
             Link::Next(next) if next == self.mark => {
-                return Err(FatError::Loop { cluster: next });
+                return Err(FatError::Loop { cluster: next }.into());
             }
             Link::Next(next) => {
                 self.steps += 1;

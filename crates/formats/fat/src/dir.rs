@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use iofs_source::{FileMap, Mapped, ReadAt};
 
-use crate::FatError;
+use crate::error::Result;
 use crate::name::{self, SHORT_LEN};
 
 /// The greatest size of a directory, in bytes: 65536 entries of 32 bytes.
@@ -25,6 +25,7 @@ const END: u8 = 0;
 
 /// A long-name entry holds this many UTF-16 units, and a name 20 entries.
 const UNITS: usize = 13;
+const UNIT_OFFSETS: [usize; UNITS] = [1, 3, 5, 7, 9, 14, 16, 18, 20, 22, 24, 28, 30];
 const MAX_LONG_ENTRIES: u8 = 20;
 const LAST_LONG_ENTRY: u8 = 0x40;
 
@@ -53,8 +54,8 @@ impl Slot<'_> {
         self.raw.first_chunk().unwrap_or(&[0; SHORT_LEN])
     }
 
-    fn short_name(&self) -> impl Iterator<Item = char> + '_ {
-        name::short(self.short_raw(), self.raw[12])
+    fn short_name(&self) -> name::Short {
+        name::Short::new(self.short_raw(), self.raw[12])
     }
 
     fn u16_at(&self, at: usize) -> u16 {
@@ -83,16 +84,12 @@ impl Slot<'_> {
     /// Whether `wanted`, folded, is the long or the short name.
     pub(crate) fn is_named(&self, wanted: &[u16]) -> bool {
         let long = self.long.iter().map(|&unit| name::fold(unit));
-        (!self.long.is_empty() && long.eq(wanted.iter().copied()))
-            || self
-                .short_name()
-                .map(name::fold_char)
-                .eq(wanted.iter().copied())
+        (!self.long.is_empty() && long.eq(wanted.iter().copied())) || self.short_name().is(wanted)
     }
 
     pub(crate) fn entry(&self) -> Entry {
         let name = if self.long.is_empty() {
-            self.short_name().collect()
+            self.short_name().chars().iter().collect()
         } else {
             char::decode_utf16(self.long.iter().copied())
                 .map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER))
@@ -142,9 +139,11 @@ impl LongName {
             self.reset();
             return;
         }
-        let places = (1..11).chain(14..26).chain(28..32).step_by(2);
         let first = usize::from(number - 1) * UNITS;
-        for (unit, at) in self.units[first..first + UNITS].iter_mut().zip(places) {
+        for (unit, at) in self.units[first..first + UNITS]
+            .iter_mut()
+            .zip(UNIT_OFFSETS)
+        {
             *unit = u16::from_le_bytes([raw[at], raw[at + 1]]);
         }
         self.awaited = Some(number - 1);
@@ -187,7 +186,7 @@ pub(crate) fn scan<S: ReadAt>(
     map: &FileMap,
     wanted: Wanted,
     mut visit: impl FnMut(&Slot<'_>) -> Go,
-) -> Result<(), FatError> {
+) -> Result<()> {
     let mut long = LongName::new();
     let mut at = 0;
     let mut piece = Vec::new();
@@ -236,7 +235,7 @@ pub(crate) fn scan<S: ReadAt>(
 }
 
 /// The volume label in the root directory that `map` describes.
-pub(crate) fn label<S: ReadAt>(source: &S, map: &FileMap) -> Result<Option<String>, FatError> {
+pub(crate) fn label<S: ReadAt>(source: &S, map: &FileMap) -> Result<Option<String>> {
     let mut label = None;
     scan(source, map, Wanted::Label, |slot| {
         label = name::label(slot.short_raw());
@@ -246,7 +245,7 @@ pub(crate) fn label<S: ReadAt>(source: &S, map: &FileMap) -> Result<Option<Strin
 }
 
 /// The files and subdirectories of the directory that `map` describes.
-pub(crate) fn list<S: ReadAt>(source: &S, map: &FileMap) -> Result<Vec<Entry>, FatError> {
+pub(crate) fn list<S: ReadAt>(source: &S, map: &FileMap) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
     scan(source, map, Wanted::Files, |slot| {
         entries.push(slot.entry());

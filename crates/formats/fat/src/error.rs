@@ -1,11 +1,16 @@
 //! Why a volume or a file on it cannot be read.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use core::fmt;
 
 use iofs_source::{FileMapError, ReadError};
 
 use crate::FatKind;
+
+/// The result of this crate's own functions. The error is boxed so that it is
+/// passed on in a register: five words would be copied at every `?`.
+pub(crate) type Result<T, E = Box<FatError>> = core::result::Result<T, E>;
 
 /// Why a volume or a file on it cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -164,15 +169,17 @@ impl fmt::Display for FatError {
 
 impl core::error::Error for FatError {}
 
-impl From<ReadError> for FatError {
+impl From<ReadError> for Box<FatError> {
+    #[cold]
     fn from(error: ReadError) -> Self {
-        Self::Read(error)
+        Self::new(FatError::Read(error))
     }
 }
 
-impl From<FileMapError> for FatError {
+impl From<FileMapError> for Box<FatError> {
+    #[cold]
     fn from(error: FileMapError) -> Self {
-        Self::Map(error)
+        Self::new(FatError::Map(error))
     }
 }
 

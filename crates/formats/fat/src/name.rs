@@ -45,24 +45,53 @@ pub(crate) fn label(bytes: &[u8]) -> Option<String> {
     (!text.is_empty() && !text.contains('\0')).then_some(text)
 }
 
-/// A short name as it is shown: `BASE.EXT`, in the case that `flags` ask for.
-/// An iterator, as every entry that a lookup passes is compared with it.
-pub(crate) fn short(raw: &[u8; SHORT_LEN], flags: u8) -> impl Iterator<Item = char> + '_ {
-    let (base, extension) = raw.split_at(8);
-    let part = move |bytes, lower| {
-        trimmed(bytes).iter().map(move |&byte| match decode(byte) {
-            c if lower => c.to_ascii_lowercase(),
-            c => c,
-        })
-    };
-    let first = (raw[0] == KANJI_E5).then(|| decode(0xe5));
-    let base = part(base, flags & LOWER_BASE != 0).skip(usize::from(first.is_some()));
-    let dot = (!trimmed(extension).is_empty()).then_some('.');
-    first
-        .into_iter()
-        .chain(base)
-        .chain(dot)
-        .chain(part(extension, flags & LOWER_EXTENSION != 0))
+/// A short name as it is shown: `BASE.EXT`. It takes no memory of its own, as
+/// every entry that a lookup passes is compared with one.
+pub(crate) struct Short {
+    chars: [char; SHORT_LEN + 1],
+    len: usize,
+}
+
+impl Short {
+    /// The name in `raw`, in the case that `flags` ask for.
+    pub(crate) fn new(raw: &[u8; SHORT_LEN], flags: u8) -> Self {
+        let mut name = Self {
+            chars: ['\0'; SHORT_LEN + 1],
+            len: 0,
+        };
+        let mut raw = *raw;
+        if raw[0] == KANJI_E5 {
+            raw[0] = 0xe5;
+        }
+        let (base, extension) = raw.split_at(8);
+        name.push(base, flags & LOWER_BASE != 0);
+        let extension = trimmed(extension);
+        if !extension.is_empty() {
+            name.push(b".", false);
+            name.push(extension, flags & LOWER_EXTENSION != 0);
+        }
+        name
+    }
+
+    fn push(&mut self, part: &[u8], lower: bool) {
+        for &byte in trimmed(part) {
+            let c = decode(byte);
+            if let Some(place) = self.chars.get_mut(self.len) {
+                *place = if lower { c.to_ascii_lowercase() } else { c };
+                self.len += 1;
+            }
+        }
+    }
+
+    pub(crate) fn chars(&self) -> &[char] {
+        self.chars.get(..self.len).unwrap_or(&[])
+    }
+
+    /// Whether this is `wanted`, which is folded.
+    pub(crate) fn is(&self, wanted: &[u16]) -> bool {
+        let folded = self.chars().iter().map(|&c| fold_char(c));
+        folded.eq(wanted.iter().copied())
+    }
 }
 
 /// Whether a short name names a file. `.` and `..` do not, nor what begins with
@@ -95,7 +124,7 @@ pub(crate) fn folded(text: &str) -> Vec<u16> {
 }
 
 /// A character of a short name, folded. Code page 437 needs one unit for each.
-pub(crate) fn fold_char(c: char) -> u16 {
+fn fold_char(c: char) -> u16 {
     u16::try_from(u32::from(c)).map_or(0xfffd, fold)
 }
 
@@ -161,7 +190,7 @@ mod tests {
 
     #[test]
     fn short_names_are_shown_as_linux_shows_them() {
-        let short = |raw, flags| short(raw, flags).collect::<String>();
+        let short = |raw, flags| Short::new(raw, flags).chars().iter().collect::<String>();
         assert_eq!(short(b"VMLINUZ EFI", 0), "VMLINUZ.EFI");
         assert_eq!(short(b"VMLINUZ EFI", 0x18), "vmlinuz.efi");
         assert_eq!(short(b"VMLINUZ EFI", 0x08), "vmlinuz.EFI");

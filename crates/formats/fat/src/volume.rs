@@ -8,6 +8,7 @@ use iofs_source::{FileMap, ReadAt};
 use crate::boot::{self, BOOT_LEN, Geometry, Root};
 use crate::chain::FatTable;
 use crate::dir::{self, Entry, Go, Wanted};
+use crate::error::Result;
 use crate::{FatError, FatKind, Info, name};
 
 /// The most components that a path may have.
@@ -35,8 +36,8 @@ impl<S: ReadAt> Fat<S> {
     /// boot sector is wrong.
     pub fn open(source: S) -> Result<Self, FatError> {
         let mut sector = [0; BOOT_LEN];
-        source.read_at(0, &mut sector)?;
-        let geometry = boot::parse(&sector, source.size())?;
+        source.read_at(0, &mut sector).map_err(FatError::Read)?;
+        let geometry = boot::parse(&sector, source.size()).map_err(|error| *error)?;
         Ok(Self { source, geometry })
     }
 
@@ -53,7 +54,9 @@ impl<S: ReadAt> Fat<S> {
     /// If the root directory cannot be read.
     pub fn label(&self) -> Result<Option<String>, FatError> {
         let mut table = FatTable::new(&self.source, &self.geometry);
-        dir::label(&self.source, &self.root(&mut table)?)
+        self.root(&mut table)
+            .and_then(|root| dir::label(&self.source, &root))
+            .map_err(|error| *error)
     }
 
     /// Where the file at `path` lies.
@@ -66,9 +69,13 @@ impl<S: ReadAt> Fat<S> {
     /// # Errors
     /// If there is no such file, or its directories or its chain are damaged.
     pub fn locate(&self, path: &str) -> Result<FileMap, FatError> {
+        self.map_file(path).map_err(|error| *error)
+    }
+
+    fn map_file(&self, path: &str) -> Result<FileMap> {
         let mut table = FatTable::new(&self.source, &self.geometry);
         match self.resolve(&mut table, path)? {
-            Node::Directory(_) => Err(FatError::IsADirectory { path: path.into() }),
+            Node::Directory(_) => Err(FatError::IsADirectory { path: path.into() }.into()),
             Node::File { cluster, size } => {
                 let map = table.file(cluster, size)?;
                 map.check(self.info().volume_size, u64::from(self.info().sector_size))?;
@@ -83,14 +90,18 @@ impl<S: ReadAt> Fat<S> {
     /// # Errors
     /// If there is no such directory, or it is damaged.
     pub fn entries(&self, path: &str) -> Result<Vec<Entry>, FatError> {
+        self.list(path).map_err(|error| *error)
+    }
+
+    fn list(&self, path: &str) -> Result<Vec<Entry>> {
         let mut table = FatTable::new(&self.source, &self.geometry);
         match self.resolve(&mut table, path)? {
             Node::Directory(map) => dir::list(&self.source, &map),
-            Node::File { .. } => Err(FatError::NotADirectory { path: path.into() }),
+            Node::File { .. } => Err(FatError::NotADirectory { path: path.into() }.into()),
         }
     }
 
-    fn root(&self, table: &mut FatTable<'_, S>) -> Result<FileMap, FatError> {
+    fn root(&self, table: &mut FatTable<'_, S>) -> Result<FileMap> {
         match self.geometry.root {
             Root::Chain { cluster } => table.directory(cluster),
             Root::Fixed { offset, len } => {
@@ -104,35 +115,24 @@ impl<S: ReadAt> Fat<S> {
         }
     }
 
-    fn resolve(&self, table: &mut FatTable<'_, S>, path: &str) -> Result<Node, FatError> {
-        let components: Vec<&str> = path
-            .split(['/', '\\'])
-            .filter(|component| !component.is_empty() && *component != ".")
-            .collect();
-        if components.len() > MAX_DEPTH || components.contains(&"..") {
-            return Err(FatError::Path { path: path.into() });
+    fn resolve(&self, table: &mut FatTable<'_, S>, path: &str) -> Result<Node> {
+        let components = || {
+            path.split(['/', '\\'])
+                .filter(|component| !component.is_empty() && *component != ".")
+        };
+        if components().count() > MAX_DEPTH || components().any(|component| component == "..") {
+            return Err(FatError::Path { path: path.into() }.into());
         }
         let mut node = Node::Directory(self.root(table)?);
-        for (index, component) in components.iter().enumerate() {
-            let so_far = |len: usize| -> String {
-                components
-                    .iter()
-                    .take(len)
-                    .flat_map(|component| ["/", component])
-                    .collect()
-            };
+        let mut walked = String::new();
+        for component in components() {
             let Node::Directory(map) = &node else {
-                return Err(FatError::NotADirectory {
-                    path: so_far(index),
-                });
+                return Err(FatError::NotADirectory { path: walked }.into());
             };
-            let child = self.child(map, component)?;
-            node = match child {
-                None => {
-                    return Err(FatError::NotFound {
-                        path: so_far(index + 1),
-                    });
-                }
+            walked.push('/');
+            walked.push_str(component);
+            node = match self.child(map, component)? {
+                None => return Err(FatError::NotFound { path: walked }.into()),
                 Some(Child::Directory { cluster }) => Node::Directory(table.directory(cluster)?),
                 Some(Child::File { cluster, size }) => Node::File { cluster, size },
             };
@@ -140,7 +140,7 @@ impl<S: ReadAt> Fat<S> {
         Ok(node)
     }
 
-    fn child(&self, map: &FileMap, component: &str) -> Result<Option<Child>, FatError> {
+    fn child(&self, map: &FileMap, component: &str) -> Result<Option<Child>> {
         let fat32 = self.info().kind == FatKind::Fat32;
         let wanted = name::folded(component);
         let mut found = None;
