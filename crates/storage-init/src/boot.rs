@@ -34,7 +34,7 @@ pub fn run(
 
     // 3. The modules that the way to the image is known to need. Uevents are
     //    subscribed to before, so that no device can come unseen.
-    let uevents = Uevents::subscribe().map_err(Failure::kernel)?;
+    let uevents = Uevents::subscribe()?;
     let mut modules = Loader::new(&settings.plan, &paths);
     modules.load_first(log);
     log.stage("modules", &modules.summary());

@@ -30,7 +30,7 @@ pub fn write(
     let result = file::mkdir(FOLDER)
         .and_then(|()| file::write(&format!("{FOLDER}/boot.json"), text.as_bytes()));
     if let Err(error) = result {
-        log.warn(&format!("no record of this boot: {error}"));
+        log.warn(format_args!("no record of this boot: {error}"));
     }
 }
 

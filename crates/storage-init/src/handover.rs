@@ -34,18 +34,11 @@ pub fn find_init(settings: &Settings, mounted: &Mounted) -> Result<String, Failu
         .iter()
         .find(|init| file::exists(&format!("{}{init}", mounted.root)))
         .cloned()
-        .ok_or_else(|| Failure {
-            what: "the image has no init".into(),
-            awaited: settings
-                .plan
-                .inits
-                .iter()
-                .map(|init| format!("{init} in the image"))
-                .collect(),
-            advice: alloc::vec![
-                "the image was not made from an initramfs or a root tree; build it again".into()
-            ],
-            ..Failure::default()
+        .ok_or_else(|| {
+            let inits = settings.plan.inits.iter();
+            Failure::new(format_args!("the image has no init"))
+                .awaited(inits.map(|init| format!("{init} in the image")))
+                .advise("the image was not made from an initramfs or a root tree; build it again")
         })
 }
 
@@ -54,14 +47,14 @@ pub fn find_init(settings: &Settings, mounted: &Mounted) -> Result<String, Failu
 /// # Errors
 /// If it cannot be copied: credentials and extensions must not be lost silently.
 pub fn carry_over(mounted: &Mounted, log: &mut Log) -> Result<(), Failure> {
-    for (name, kind) in file::list("/").map_err(Failure::kernel)? {
+    for (name, kind) in file::list("/")? {
         if OWN.contains(&name.as_str()) && kind != Kind::Link {
             continue;
         }
         let from = format!("/{name}");
         let to = format!("{}/{name}", mounted.root);
-        let count = file::copy_tree(&from, &to).map_err(Failure::kernel)?;
-        log.info(&format!("carried over {from} ({count} entries)"));
+        let count = file::copy_tree(&from, &to)?;
+        log.info(format_args!("carried over {from} ({count} entries)"));
     }
     Ok(())
 }
@@ -74,20 +67,21 @@ pub fn carry_over(mounted: &Mounted, log: &mut Log) -> Result<(), Failure> {
 pub fn enter(mounted: &Mounted, log: &mut Log) -> Result<(), Failure> {
     for folder in MOVED {
         let target = format!("{}{folder}", mounted.root);
-        file::mkdir(&target).map_err(Failure::kernel)?;
-        mount::move_mount(folder, &target).map_err(Failure::kernel)?;
+        file::mkdir(&target)?;
+        mount::move_mount(folder, &target)?;
     }
-    mount::chdir(&mounted.root).map_err(Failure::kernel)?;
+    mount::chdir(&mounted.root)?;
     // Its RAM cannot be had back once the root has changed. A file that cannot
     // be removed costs memory and nothing else.
     if let Err(error) = file::remove_tree("/") {
-        log.warn(&format!("not all of the mini-initramfs is freed: {error}"));
+        log.warn(format_args!(
+            "not all of the mini-initramfs is freed: {error}"
+        ));
     }
     // From Linux 7 on the initramfs is an ordinary mount and goes; before, it is
     // the rootfs, which stays below, empty.
-    mount::pivot_to_root()
-        .or_else(|_| mount::move_to_root())
-        .map_err(Failure::kernel)
+    mount::pivot_to_root().or_else(|_| mount::move_to_root())?;
+    Ok(())
 }
 
 /// Becomes `init`, with this process's arguments and environment. Returns only
@@ -95,20 +89,15 @@ pub fn enter(mounted: &Mounted, log: &mut Log) -> Result<(), Failure> {
 #[must_use]
 pub fn exec(init: &str, start: &Start) -> Failure {
     let Ok(path) = CString::new(init) else {
-        return Failure::simple("the init's path has a NUL byte");
+        return Failure::new(format_args!("the init's path has a NUL byte"));
     };
     let args: Vec<CString> = [path.clone()]
         .into_iter()
         .chain(start.args.iter().skip(1).cloned())
         .collect();
     let error = process::exec(&path, &args, &start.env);
-    Failure {
-        what: format!("{error}"),
-        advice: alloc::vec![
-            "the init or its dynamic loader is missing or for another architecture; build the \
-             image again"
-                .into()
-        ],
-        ..Failure::default()
-    }
+    Failure::from(error).advise(
+        "the init or its dynamic loader is missing or for another architecture; build the image \
+         again",
+    )
 }

@@ -1,8 +1,8 @@
 //! The log: the kernel's, with the time of each stage kept for `boot.json`.
 
-use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::fmt::Arguments;
 
 use kernel_abi::clock;
 use kernel_abi::kmsg::{self, Level};
@@ -45,36 +45,36 @@ impl Log {
             name,
             micros: clock::micros(),
         });
-        kmsg::write(Level::Info, PREFIX, &format!("[stage {name}] {text}"));
+        self.info(format_args!("[stage {name}] {text}"));
     }
 
     /// Something worth knowing on every boot.
-    pub fn info(&self, text: &str) {
-        kmsg::write(Level::Info, PREFIX, text);
+    pub fn info(&self, text: Arguments<'_>) {
+        kmsg::write(Level::Info, PREFIX, &text.to_string());
     }
 
     /// Detail, with `initoverlayfs.debug` only.
-    pub fn debug(&self, text: &str) {
+    pub fn debug(&self, text: Arguments<'_>) {
         if self.debug {
-            kmsg::write(Level::Info, PREFIX, text);
+            self.info(text);
         }
     }
 
     /// Something is not as it should be, and the boot goes on.
-    pub fn warn(&mut self, text: &str) {
-        self.remember(text);
-        kmsg::write(Level::Warning, PREFIX, text);
+    pub fn warn(&mut self, text: Arguments<'_>) {
+        self.complain(Level::Warning, text);
     }
 
     /// Something failed that somebody should look at.
-    pub fn error(&mut self, text: &str) {
-        self.remember(text);
-        kmsg::write(Level::Error, PREFIX, text);
+    pub fn error(&mut self, text: Arguments<'_>) {
+        self.complain(Level::Error, text);
     }
 
-    fn remember(&mut self, text: &str) {
+    fn complain(&mut self, level: Level, text: Arguments<'_>) {
+        let text = text.to_string();
+        kmsg::write(level, PREFIX, &text);
         if self.complaints.len() < MAX_COMPLAINTS {
-            self.complaints.push(text.into());
+            self.complaints.push(text);
         }
     }
 }

@@ -125,7 +125,7 @@ impl<'p> Loader<'p> {
             for index in plan.modules_for(modalias) {
                 let new = self.schedule.want(index);
                 if new > 0 {
-                    log.debug(&format!("{} asks for {}", modalias, self.name(index)));
+                    log.debug(format_args!("{} asks for {}", modalias, self.name(index)));
                 }
                 count += new;
             }
@@ -214,7 +214,7 @@ impl<'p> Loader<'p> {
             }
             Err(error) => {
                 // Without workers there is still this process.
-                log.warn(&format!("{error}; loading {} here", module.name));
+                log.warn(format_args!("{error}; loading {} here", module.name));
                 let errno = exit_status(module::load(&path, &module.params));
                 self.settle(Job { index, started }, errno, log);
             }
@@ -238,14 +238,14 @@ impl<'p> Loader<'p> {
             return;
         };
         if errno == 0 {
-            log.debug(&format!("module {}: {micros} us", module.name));
+            log.debug(format_args!("module {}: {micros} us", module.name));
         } else {
-            let text = format!("module {}: {}", module.name, explain(errno));
+            let (name, why) = (&module.name, explain(errno));
             // A driver without its hardware is how a generic image looks.
             if Errno::from_raw_os_error(i32::from(errno)) == Errno::NODEV || !module.required {
-                log.debug(&text);
+                log.debug(format_args!("module {name}: {why}"));
             } else {
-                log.error(&text);
+                log.error(format_args!("module {name}: {why}"));
             }
         }
         self.records.push(Record {
@@ -265,7 +265,7 @@ impl<'p> Loader<'p> {
         if let Some(at) = oldest {
             self.children.swap_remove(at);
             let job = self.jobs.swap_remove(at);
-            log.error(&format!(
+            log.error(format_args!(
                 "module {} has not returned in {} s; going on without it",
                 self.name(job.index),
                 STUCK_AFTER_US / 1_000_000
@@ -278,7 +278,7 @@ impl<'p> Loader<'p> {
         for (index, module) in (0..=u16::MAX).zip(&self.plan.modules) {
             if let State::Blocked(by) = self.schedule.state(index) {
                 if self.records.iter().all(|record| record.index != index) {
-                    log.error(&format!(
+                    log.error(format_args!(
                         "module {} is not loaded: it needs {}, which failed",
                         module.name,
                         self.name(by)

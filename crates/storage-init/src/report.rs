@@ -1,6 +1,7 @@
 //! What the person in front of a machine that does not boot gets to see, and
 //! what happens then.
 
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -20,47 +21,68 @@ const PREFIX: &str = "storage-init: ";
 /// screen before the machine restarts, in microseconds.
 const DEFAULT_WAIT_US: u64 = 30_000_000;
 
-/// A boot that cannot go on.
+/// A boot that cannot go on. Boxed, so that it is passed on in a register.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure(Box<Report>);
+
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Failure {
-    /// What failed, as a sentence without its full stop.
-    pub what: String,
-    /// What was awaited.
-    pub awaited: Vec<String>,
-    /// What was seen instead.
-    pub seen: Vec<String>,
-    /// What can be done.
-    pub advice: Vec<String>,
+struct Report {
+    what: String,
+    awaited: Vec<String>,
+    seen: Vec<String>,
+    advice: Vec<String>,
+}
+
+impl From<kernel_abi::Error> for Failure {
+    #[cold]
+    fn from(error: kernel_abi::Error) -> Self {
+        Self::new(format_args!("{error}"))
+    }
 }
 
 impl Failure {
-    /// A failure that says it all in one sentence.
+    /// A failure of which `what` says what failed, as a sentence without its
+    /// full stop.
     #[must_use]
-    pub fn simple(what: &str) -> Self {
-        Self {
-            what: what.into(),
-            ..Self::default()
-        }
+    #[cold]
+    pub fn new(what: fmt::Arguments<'_>) -> Self {
+        Self(Box::new(Report {
+            what: what.to_string(),
+            ..Report::default()
+        }))
     }
 
-    /// A kernel operation failed.
+    /// Adds what was awaited.
     #[must_use]
-    pub fn kernel(error: kernel_abi::Error) -> Self {
-        Self {
-            what: error.to_string(),
-            ..Self::default()
-        }
+    pub fn awaited(mut self, items: impl Iterator<Item = String>) -> Self {
+        self.0.awaited.extend(items);
+        self
+    }
+
+    /// Adds what was seen instead.
+    #[must_use]
+    pub fn seen(mut self, items: Vec<String>) -> Self {
+        self.0.seen.extend(items);
+        self
+    }
+
+    /// Adds what can be done.
+    #[must_use]
+    pub fn advise(mut self, advice: &str) -> Self {
+        self.0.advice.push(advice.into());
+        self
     }
 
     /// The report's lines.
     #[must_use]
     pub fn lines(&self, log: &Log, end: &str) -> Vec<String> {
-        let mut lines = alloc::vec![format!("BOOT FAILED: {}", self.what)];
+        let report = &self.0;
+        let mut lines = alloc::vec![format!("BOOT FAILED: {}", report.what)];
         for (title, items) in [
-            ("awaited", &self.awaited),
-            ("seen", &self.seen),
+            ("awaited", &report.awaited),
+            ("seen", &report.seen),
             ("earlier", &log.complaints),
-            ("what to do", &self.advice),
+            ("what to do", &report.advice),
         ] {
             lines.extend(items.iter().map(|item| format!("  {title}: {item}")));
         }
@@ -161,12 +183,10 @@ mod tests {
 
     #[test]
     fn a_report_says_what_was_awaited_seen_and_can_be_done() {
-        let failure = Failure {
-            what: "the init image was not found within 9 s".into(),
-            awaited: alloc::vec!["the image /x on ESP".into()],
-            seen: alloc::vec!["disk vda".into()],
-            advice: alloc::vec!["reinstall".into()],
-        };
+        let failure = Failure::new(format_args!("the init image was not found within 9 s"))
+            .awaited(["the image /x on ESP".into()].into_iter())
+            .seen(alloc::vec!["disk vda".into()])
+            .advise("reinstall");
         let mut log = Log::new();
         log.complaints.push("module x: no".into());
         assert_eq!(

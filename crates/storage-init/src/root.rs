@@ -36,43 +36,40 @@ impl Mounted {
 /// The kernel's, of the step that failed.
 pub fn mount(device: &ImageDevice) -> Result<Mounted, Failure> {
     for folder in ["/initoverlayfs", IMAGE, WRITABLE, ROOT] {
-        file::mkdir(folder).map_err(Failure::kernel)?;
+        file::mkdir(folder)?;
     }
     mount_image(&device.path)?;
     // The mounts hold the devices now: these go when the mounts do.
     if let Some(mapped) = &device.mapped {
-        Mapper::open()
-            .and_then(|mapper| mapper.remove_deferred(&mapped.name))
-            .map_err(Failure::kernel)?;
+        Mapper::open().and_then(|mapper| mapper.remove_deferred(&mapped.name))?;
     }
-    mount::mount("tmpfs", WRITABLE, "tmpfs", Flags::empty(), "mode=0755")
-        .map_err(Failure::kernel)?;
+    mount::mount("tmpfs", WRITABLE, "tmpfs", Flags::empty(), "mode=0755")?;
     let upper = format!("{WRITABLE}/upper");
     let work = format!("{WRITABLE}/work");
     for folder in [&upper, &work] {
         // The overlay's root takes its mode from the upper folder.
-        file::mkdir(folder).map_err(Failure::kernel)?;
+        file::mkdir(folder)?;
     }
     // volatile: the upper layer is RAM, syncing it would be for nothing.
     let options = format!("lowerdir={IMAGE},upperdir={upper},workdir={work},volatile");
-    mount::mount("overlay", ROOT, "overlay", Flags::empty(), &options).map_err(Failure::kernel)?;
+    mount::mount("overlay", ROOT, "overlay", Flags::empty(), &options)?;
     // The overlay holds both layers by itself. Without their own mounts they go
     // when it does.
     for folder in [IMAGE, WRITABLE] {
-        mount::detach(folder).map_err(Failure::kernel)?;
+        mount::detach(folder)?;
     }
     Ok(Mounted { root: ROOT.into() })
 }
 
 fn mount_image(device: &str) -> Result<(), Failure> {
     let flags = Flags::RDONLY | Flags::NOATIME;
-    mount::mount(device, IMAGE, "erofs", flags, "").map_err(|error| Failure {
-        what: format!("the image on {device} cannot be mounted: {error}"),
-        advice: alloc::vec![
-            "the kernel's log above says what EROFS did not like; was the image built for a \
-             newer kernel (compression)?"
-                .into()
-        ],
-        ..Failure::default()
+    mount::mount(device, IMAGE, "erofs", flags, "").map_err(|error| {
+        Failure::new(format_args!(
+            "the image on {device} cannot be mounted: {error}"
+        ))
+        .advise(
+            "the kernel's log above says what EROFS did not like; was the image built for a newer \
+             kernel (compression)?",
+        )
     })
 }

@@ -71,7 +71,7 @@ pub fn find(
         if !suspected && now >= suspicion {
             suspected = true;
             let count = modules.load_all_buses(log);
-            log.info(&format!(
+            log.info(format_args!(
                 "still no image; loaded {count} further storage drivers on suspicion"
             ));
             continue;
@@ -148,7 +148,7 @@ impl<'a> Search<'a> {
     }
 
     fn miss(&mut self, candidate: &Candidate, part: Part, why: String, log: &mut Log) {
-        log.error(&format!("no image on /dev/{}: {why}", part.name));
+        log.error(format_args!("no image on /dev/{}: {why}", part.name));
         self.misses.push(Miss {
             candidate: candidate.name.clone(),
             part,
@@ -216,8 +216,7 @@ impl<'a> Search<'a> {
         let awaited = self
             .settings
             .candidates()
-            .map(|candidate| format!("the image {}", describe_candidate(candidate)))
-            .collect();
+            .map(|candidate| format!("the image {}", describe_candidate(candidate)));
         let mut seen: Vec<String> = self.inventory.describe();
         if seen.is_empty() {
             seen.push("no disk at all".into());
@@ -237,11 +236,11 @@ impl<'a> Search<'a> {
         } else {
             "boot another entry or a rescue medium and run initoverlayfs install again"
         };
-        Failure {
-            what: format!("the init image was not found within {seconds} s"),
-            awaited,
-            seen,
-            advice: alloc::vec![advice.into()],
-        }
+        Failure::new(format_args!(
+            "the init image was not found within {seconds} s"
+        ))
+        .awaited(awaited)
+        .seen(seen)
+        .advise(advice)
     }
 }

@@ -4,6 +4,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::fmt::Arguments;
 
 use iofs_cmdline::{Cmdline, Overrides};
 use iofs_plan::{Auth, BootPlan, Candidate, MAX_LEN};
@@ -34,33 +35,37 @@ impl Settings {
     /// If there is no plan that can be obeyed.
     pub fn read(paths: &Paths, log: &mut Log) -> Result<Self, Failure> {
         let bytes =
-            file::read(&paths.plan, MAX_LEN).map_err(|error| no_plan(&format!("{error}")))?;
+            file::read(&paths.plan, MAX_LEN).map_err(|error| no_plan(format_args!("{error}")))?;
         let plan = BootPlan::decode(&bytes)
-            .map_err(|error| no_plan(&format!("{}: {error}", paths.plan)))?;
+            .map_err(|error| no_plan(format_args!("{}: {error}", paths.plan)))?;
         let text = match file::read(&paths.cmdline, MAX_CMDLINE) {
             Ok(text) => text,
             Err(error) => {
-                log.warn(&format!("the kernel command line is not obeyed: {error}"));
+                log.warn(format_args!(
+                    "the kernel command line is not obeyed: {error}"
+                ));
                 Vec::new()
             }
         };
         let cmdline = Cmdline::parse(&text);
         let (overrides, warnings) = Overrides::from_cmdline(&cmdline);
         for warning in warnings {
-            log.warn(&format!("{warning}"));
+            log.warn(format_args!("{warning}"));
         }
         let settings = Self::choose(plan, overrides)?;
         log.debug = settings.debug;
         let running = process::kernel_release();
         if !settings.plan.modules.is_empty() && settings.plan.kernel_release != running {
-            log.warn(&format!(
+            log.warn(format_args!(
                 "this mini-initramfs has modules for kernel {}, but {running} is running: \
                  they will not load; rebuild it for this kernel",
                 settings.plan.kernel_release
             ));
         }
         if settings.plan.auth == Auth::None {
-            log.warn("auth=none in the boot plan: the image is NOT authenticated");
+            log.warn(format_args!(
+                "auth=none in the boot plan: the image is NOT authenticated"
+            ));
         }
         Ok(settings)
     }
@@ -75,20 +80,17 @@ impl Settings {
         };
         if candidates.is_empty() {
             let names: Vec<&str> = plan.candidates.iter().map(|c| c.name.as_str()).collect();
-            return Err(Failure {
-                what: match overrides.image {
-                    Some(name) => {
-                        format!("initoverlayfs.image={name} names none of the plan's candidates")
-                    }
-                    None => "the boot plan names no place for an image".into(),
-                },
-                seen: vec![format!("candidates in the plan: {}", names.join(", "))],
-                advice: vec![
-                    "remove initoverlayfs.image= from the kernel command line, or name one of these"
-                        .into(),
-                ],
-                ..Failure::default()
-            });
+            let failure = match overrides.image {
+                Some(name) => Failure::new(format_args!(
+                    "initoverlayfs.image={name} names none of the plan's candidates"
+                )),
+                None => Failure::new(format_args!("the boot plan names no place for an image")),
+            };
+            return Err(failure
+                .seen(vec![format!("candidates in the plan: {}", names.join(", "))])
+                .advise(
+                    "remove initoverlayfs.image= from the kernel command line, or name one of these",
+                ));
         }
         if let Some(time) = overrides.device_timeout_ms {
             plan.device_timeout_ms = time;
@@ -130,16 +132,11 @@ pub fn describe_candidate(candidate: &Candidate) -> String {
     }
 }
 
-fn no_plan(why: &str) -> Failure {
-    Failure {
-        what: format!("there is no boot plan: {why}"),
-        advice: vec![
-            "this mini-initramfs is damaged or was not made by initoverlayfs; build and install \
-             it again"
-                .into(),
-        ],
-        ..Failure::default()
-    }
+fn no_plan(why: Arguments<'_>) -> Failure {
+    Failure::new(format_args!("there is no boot plan: {why}")).advise(
+        "this mini-initramfs is damaged or was not made by initoverlayfs; build and install it \
+         again",
+    )
 }
 
 #[cfg(test)]
@@ -193,8 +190,9 @@ mod tests {
     #[test]
     fn an_unknown_candidate_is_named_with_the_known_ones() {
         let failure = read("initoverlayfs.image=third").0.unwrap_err();
-        assert!(failure.what.contains("third"));
-        assert!(failure.seen[0].contains("first, second"));
+        let lines = failure.lines(&Log::new(), "").join("\n");
+        assert!(lines.contains("third"));
+        assert!(lines.contains("  seen: candidates in the plan: first, second"));
     }
 
     #[test]
@@ -220,6 +218,6 @@ mod tests {
             ..Paths::kernel()
         };
         let failure = Settings::read(&paths, &mut Log::new()).unwrap_err();
-        assert!(failure.what.contains("/no/such/plan"));
+        assert!(failure.lines(&Log::new(), "")[0].contains("/no/such/plan"));
     }
 }

@@ -25,16 +25,16 @@ pub fn mount_kernel_file_systems(log: &mut Log) -> Result<(), Failure> {
             "mode=0755,size=20%",
         ),
     ] {
-        file::mkdir(target).map_err(Failure::kernel)?;
+        file::mkdir(target)?;
         match mount(fstype, target, fstype, flags, data) {
             Ok(()) => {}
             // CONFIG_DEVTMPFS_MOUNT, or a mini-initramfs inside another.
             Err(error) if error.errno() == Errno::BUSY => {}
-            Err(error) => return Err(Failure::kernel(error)),
+            Err(error) => return Err(error.into()),
         }
     }
     if let Err(error) = process::ensure_standard_streams() {
-        log.warn(&alloc::format!("no standard streams: {error}"));
+        log.warn(format_args!("no standard streams: {error}"));
     }
     Ok(())
 }

@@ -77,8 +77,7 @@ pub fn build(
         start,
         end.saturating_sub(start),
         found.part.block_size,
-    )
-    .map_err(Failure::kernel)?;
+    )?;
     if extents.len() < 2 {
         return Ok(ImageDevice {
             path: lower.path.clone(),
@@ -89,12 +88,10 @@ pub fn build(
     if !file::exists("/dev/mapper/control") {
         modules.load_named("dm_mod", log);
     }
-    let (major, minor) = block::device_number(&lower.path).map_err(Failure::kernel)?;
+    let (major, minor) = block::device_number(&lower.path)?;
     let table = linear_table(&extents, start, &format!("{major}:{minor}"));
     let uuid = format!("initoverlayfs-{}", found.uuid);
-    let mapped = Mapper::open()
-        .and_then(|mapper| mapper.create(NAME, &uuid, &table))
-        .map_err(Failure::kernel)?;
+    let mapped = Mapper::open().and_then(|mapper| mapper.create(NAME, &uuid, &table))?;
     Ok(ImageDevice {
         path: mapped.path.clone(),
         loop_device: Some(lower),
