@@ -13,8 +13,12 @@
     reason = "clippy does not see that this is a test: it has no harness"
 )]
 
+#[path = "uml/faults.rs"]
+mod faults;
 #[path = "uml/ground.rs"]
 mod ground;
+#[path = "uml/handover.rs"]
+mod handover;
 #[path = "uml/places.rs"]
 mod places;
 #[path = "uml/support.rs"]
@@ -41,7 +45,7 @@ impl Test {
     }
 }
 
-const TESTS: &[&[Test]] = &[ground::TESTS, places::TESTS];
+const TESTS: &[&[Test]] = &[ground::TESTS, places::TESTS, handover::TESTS, faults::TESTS];
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();

@@ -247,6 +247,11 @@ impl<'g> Boot<'g> {
         }
     }
 
+    /// The usual image.
+    pub(crate) fn image(&self) -> &Path {
+        &self.ground.image().path
+    }
+
     /// A name for a file of this boot's.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
@@ -383,7 +388,8 @@ impl<'g> Boot<'g> {
                 missing(part);
             }
         }
-        seen.expects("reboot: Power down");
+        // Off, as this kernel says it.
+        seen.expects("reboot: System halted");
         seen
     }
 }

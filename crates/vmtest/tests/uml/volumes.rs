@@ -88,7 +88,7 @@ pub(crate) fn ext4_with(volume: &Path, image: &Path, options: &[&str]) {
 
 /// ext2's way: blocks of 1 KiB, found through block maps.
 pub(crate) fn ext4_block_maps(volume: &Path, image: &Path) {
-    ext4_with(volume, image, &["-b", "1024", "-O", "^extents"]);
+    ext4_with(volume, image, &["-b", "1024", "-O", "^extents,^64bit"]);
     let stat = debugfs(volume, &format!("stat /{FILE_ON_VOLUME}"));
     assert!(stat.contains("(IND)"), "{stat}");
 }
@@ -98,7 +98,7 @@ pub(crate) fn ext4_dirty(volume: &Path, image: &Path) {
     ext4(volume, image);
     let place = debugfs(volume, &format!("imap /{FILE_ON_VOLUME}"));
     let block: u64 = place
-        .split("block ")
+        .split("located at block ")
         .nth(1)
         .and_then(|rest| rest.split(',').next())
         .and_then(|number| number.trim().parse().ok())
@@ -159,4 +159,40 @@ pub(crate) fn without_image(volume: &Path, _: &Path) {
 
 fn debugfs(volume: &Path, command: &str) -> String {
     run(Command::new("debugfs").args(["-R", command]).arg(volume))
+}
+
+/// Puts a folder in the place of the image on an ext4 volume.
+pub(crate) fn replace_by_folder(volume: &Path) {
+    let script = format!("rm /{FILE_ON_VOLUME}\nmkdir /{FILE_ON_VOLUME}\n");
+    command::output_with_input(
+        Command::new("debugfs")
+            .args(["-w", "-f", "/dev/stdin"])
+            .arg(volume),
+        script.as_bytes(),
+    )
+    .unwrap();
+}
+
+/// Makes the image's cluster chain on a FAT32 volume lead back to itself.
+pub(crate) fn loop_chain(volume: &Path) {
+    // <first-last> of the only extent.
+    let text = mtool(volume, "mshowfat", &[&format!("::/{FILE_ON_VOLUME}")]);
+    let range = text.split(['<', '>']).nth(1).unwrap_or_default();
+    let (first, _) = range.split_once('-').unwrap_or_default();
+    let first: u32 = first
+        .parse()
+        .unwrap_or_else(|_| panic!("mshowfat says something else: {text}"));
+    let file = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(volume)
+        .unwrap();
+    let mut sector = [0; 512];
+    file.read_exact_at(&mut sector, 0).unwrap();
+    let field = |at: usize| u64::from(u16::from_le_bytes([sector[at], sector[at + 1]]));
+    // Bytes a sector and reserved sectors, as the FAT specification has them.
+    let fat = field(11) * field(14);
+    let entry = fat + u64::from(first + 5) * 4;
+    file.write_all_at(&(first + 2).to_le_bytes(), entry)
+        .unwrap();
 }
