@@ -20,7 +20,9 @@ pub enum ErrorKind {
     Input,
     /// The input goes over a limit (see [`crate::Limits`]).
     Limit,
-    /// An external program is missing or failed.
+    /// An external program is not installed; the advice says what to install.
+    MissingTool,
+    /// An external program failed.
     Tool,
     /// Reading or writing failed.
     Io,

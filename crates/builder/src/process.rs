@@ -14,8 +14,8 @@ const TAIL: usize = 12;
 /// Runs `command` to its end; both its outputs go line by line to `progress`.
 ///
 /// # Errors
-/// [`ErrorKind::Tool`] if it cannot be started (`package` says what to install)
-/// or fails; the message holds the end of its output.
+/// [`ErrorKind::MissingTool`] if it is not installed (it is in `package`),
+/// [`ErrorKind::Tool`] if it fails; the message holds the end of its output.
 pub(crate) fn run(command: &mut Command, package: &str, progress: &dyn Progress) -> Result<()> {
     let name = command.get_program().to_string_lossy().into_owned();
     let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|source| {
@@ -29,11 +29,7 @@ pub(crate) fn run(command: &mut Command, package: &str, progress: &dyn Progress)
         .stdout(copy)
         .stderr(writer)
         .spawn()
-        .map_err(|source| {
-            Error::new(ErrorKind::Tool, format!("{name} cannot be run"))
-                .hint(format!("Install the package {package}."))
-                .source(source)
-        })?;
+        .map_err(|source| not_run(&name, package, source))?;
     // `command` holds the write ends open until they are replaced.
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let mut lines = VecDeque::new();
@@ -59,4 +55,16 @@ pub(crate) fn run(command: &mut Command, package: &str, progress: &dyn Progress)
         ErrorKind::Tool,
         format!("{name} failed ({status}); its last words:\n{said}"),
     ))
+}
+
+/// Error for a program that cannot be started.
+pub(crate) fn not_run(name: &str, package: &str, source: std::io::Error) -> Error {
+    if source.kind() == std::io::ErrorKind::NotFound {
+        return Error::new(
+            ErrorKind::MissingTool,
+            format!("the program {name} is not installed"),
+        )
+        .hint(format!("Install the package {package}."));
+    }
+    Error::new(ErrorKind::Tool, format!("{name} cannot be run")).source(source)
 }

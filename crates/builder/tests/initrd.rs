@@ -1,6 +1,8 @@
 //! Images of initramfs files that the real tools made, mounted by the kernel
 //! and compared with what went in.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 mod common;
 
 use builder::{ErrorKind, ImageRequest, Silent, Source, build_image};

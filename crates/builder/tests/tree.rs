@@ -1,6 +1,8 @@
 //! Images of root trees: every attribute survives, and the same tree gives the
 //! same bytes.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 mod common;
 
 use builder::{ErrorKind, ImageCompression, ImageRequest, Silent, Source, build_image};
@@ -219,4 +221,54 @@ fn the_ordered_uuid_and_time_are_in_the_image() {
         "{said}"
     );
     assert!(said.contains("2023-11-14 22:13:20"), "{said}");
+}
+
+#[test]
+fn what_does_not_compress_is_stored_plain_whatever_its_name() {
+    need(&["mkfs.erofs", "dump.erofs", "mount"]);
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    fs::create_dir(&tree).unwrap();
+    let odd = [
+        "plain",
+        "0 1 spaces\tand tabs",
+        "br[a-z]ck.ts(*)+?{2}|^$",
+        "back\\slash",
+        "gr\u{fc}n",
+        "new\nline",
+    ];
+    for name in odd {
+        fs::create_dir(tree.join(name)).unwrap();
+        sh(
+            &tree.join(name),
+            "head -c 200000 /dev/urandom > random; seq 1 40000 > numbers",
+        );
+    }
+    // Half of it compresses well: worth it.
+    sh(&tree, "cat plain/random plain/numbers > half");
+    let expected = listing(&tree);
+    let request = ImageRequest::new(Source::Root(tree), dir.path().join("image"));
+    let built = build_image(&request, &Silent).unwrap();
+    assert_eq!(built.summary.plain_files, 6);
+    assert_eq!(built.summary.plain_bytes, 6 * 200_000);
+    assert_eq!(listing(&Mounted::new(&request.output).path), expected);
+    let layout = |path: &str| {
+        let output = std::process::Command::new("dump.erofs")
+            .arg(format!("--path=/{path}"))
+            .arg(&request.output)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let layout = said
+            .split("Layout: ")
+            .nth(1)
+            .unwrap_or_else(|| panic!("{path}: {said}"));
+        layout.chars().next().unwrap()
+    };
+    for name in odd {
+        // 0 and 2 are plain, 1 and 3 compressed (erofs_fs.h).
+        assert!("02".contains(layout(&format!("{name}/random"))), "{name}");
+        assert!("13".contains(layout(&format!("{name}/numbers"))), "{name}");
+    }
+    assert!("13".contains(layout("half")));
 }

@@ -33,7 +33,9 @@ pub(crate) fn build(request: &ImageRequest, progress: &dyn Progress) -> Result<B
     build_with(request, &writer, progress)
 }
 
-/// Builds with any writer of EROFS images.
+/// Builds with any writer of EROFS images: input into the stage, modules
+/// decompressed, adjustments, one pass over all files, the image, its check,
+/// its name.
 pub(crate) fn build_with(
     request: &ImageRequest,
     writer: &dyn ImageWriter,
@@ -52,14 +54,10 @@ pub(crate) fn build_with(
     let scan = clock.step(Step::Scan, Some(tree.len()), || {
         tree.scan(writer.wants_plain(), progress)
     })?;
-    let uuid = request.uuid.unwrap_or_else(|| {
-        derive_uuid(
-            &scan.digest,
-            &writer.name(),
-            &writer.compression(),
-            request.timestamp,
-        )
-    });
+    let uuid = match request.uuid {
+        Some(uuid) => uuid,
+        None => derive_uuid(&scan.digest, writer, request.timestamp),
+    };
     let job = ImageJob {
         stage: stage.path(),
         work: stage.work(),
@@ -76,10 +74,6 @@ pub(crate) fn build_with(
     for warning in &stage.warnings {
         progress.warn(warning);
     }
-    let product = match input.product {
-        Some(product) => product,
-        None => stage_product(&stage)?.unwrap_or_else(|| "linux".to_owned()),
-    };
     let summary = ImageSummary {
         path: request.output.clone(),
         bytes: expect.size,
@@ -93,7 +87,7 @@ pub(crate) fn build_with(
         plain_bytes: scan.plain_bytes,
         decompressed_modules: modules.len(),
         early_bytes: input.early.len() as u64,
-        product,
+        product: product(input.product, &stage)?,
         adjustments,
         warnings: std::mem::take(&mut stage.warnings),
         times: clock.times(),
@@ -178,15 +172,19 @@ fn unpack(
     })
 }
 
-fn stage_product(stage: &Stage) -> Result<Option<String>> {
+/// What the image is of: what is known of its source, else what it says itself.
+fn product(known: Option<String>, stage: &Stage) -> Result<String> {
+    if let Some(product) = known {
+        return Ok(product);
+    }
     for place in osrelease::PLACES {
         if let Some(bytes) = stage.read(place, osrelease::MAX_LEN)? {
             if let Some(product) = osrelease::product(&String::from_utf8_lossy(&bytes)) {
-                return Ok(Some(product));
+                return Ok(product);
             }
         }
     }
-    Ok(None)
+    Ok("linux".to_owned())
 }
 
 /// An image file, read by position.

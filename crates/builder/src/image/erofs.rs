@@ -25,7 +25,8 @@ impl MkfsErofs {
     /// Looks for mkfs.erofs and asks what it can.
     ///
     /// # Errors
-    /// [`ErrorKind::Tool`] if it is missing or cannot be understood,
+    /// [`ErrorKind::MissingTool`] if it is not installed,
+    /// [`ErrorKind::Tool`] if it cannot be understood,
     /// [`ErrorKind::Unsupported`] if it lacks the compression,
     /// [`ErrorKind::Usage`] if the compression cannot be.
     pub fn probe(compression: ImageCompression) -> Result<Self> {
@@ -35,11 +36,7 @@ impl MkfsErofs {
         let output = Command::new("mkfs.erofs")
             .arg("--help")
             .output()
-            .map_err(|source| {
-                Error::new(ErrorKind::Tool, "mkfs.erofs cannot be run")
-                    .hint("Install the package erofs-utils.")
-                    .source(source)
-            })?;
+            .map_err(|source| process::not_run("mkfs.erofs", "erofs-utils", source))?;
         let mut help = String::from_utf8_lossy(&output.stdout).into_owned();
         help.push_str(&String::from_utf8_lossy(&output.stderr));
         let version_text = match find_version(&help) {
@@ -180,7 +177,7 @@ pub(crate) fn fsck(image: &Path, progress: &dyn Progress) -> Result<bool> {
     let mut command = Command::new("fsck.erofs");
     match process::run(command.arg(image), "erofs-utils", progress) {
         Ok(()) => Ok(true),
-        Err(error) if error.advice().is_some() => Ok(false),
+        Err(error) if error.kind() == ErrorKind::MissingTool => Ok(false),
         Err(error) => Err(Error::new(
             ErrorKind::Verify,
             format!("the image that was written is faulty: {error}"),

@@ -47,7 +47,7 @@ pub trait ImageWriter {
     /// Writes the image.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Tool`] if the program is missing or fails.
+    /// [`crate::ErrorKind::Tool`] if the program fails.
     fn write(&self, job: &ImageJob<'_>, progress: &dyn Progress) -> Result<()>;
 }
 
@@ -63,9 +63,13 @@ pub(crate) struct Pending {
 impl Pending {
     pub(crate) fn new(target: &Path) -> Result<Self> {
         let folder = match target.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
-            _ => PathBuf::from("."),
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
         };
+        // Absolute, so that no program takes it for an option.
+        let folder = folder
+            .canonicalize()
+            .map_err(Error::io("opening the folder", folder))?;
         let temporary = tempfile::Builder::new()
             .prefix(".initoverlayfs-")
             .suffix(".new")

@@ -1,6 +1,7 @@
 //! One pass over the staged tree: what it is (a hash, for the image's UUID),
 //! how large it is, and which files do not compress.
 
+use super::ImageWriter;
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Progress;
 use iofs_plan::Uuid;
@@ -207,18 +208,13 @@ fn describe(hash: &mut Sha256, stage: &Path, item: &Item, content: Option<&Conte
 
 /// The UUID of an image: version 8 (RFC 9562: its bits are the maker's own),
 /// from the tree and from how it is written.
-pub(crate) fn derive_uuid(
-    digest: &[u8; 32],
-    writer: &str,
-    compression: &str,
-    timestamp: u64,
-) -> Uuid {
+pub(crate) fn derive_uuid(digest: &[u8; 32], writer: &dyn ImageWriter, timestamp: u64) -> Uuid {
     let mut hash = Sha256::new();
     hash.update(b"initoverlayfs image\0");
     hash.update(digest);
-    hash.update(writer.as_bytes());
+    hash.update(writer.name().as_bytes());
     hash.update([0]);
-    hash.update(compression.as_bytes());
+    hash.update(writer.compression().as_bytes());
     hash.update([0]);
     hash.update(timestamp.to_le_bytes());
     let digest: [u8; 32] = hash.finalize().into();

@@ -245,3 +245,6 @@ impl<R: Read> Read for Budget<R> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

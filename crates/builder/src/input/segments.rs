@@ -114,7 +114,7 @@ pub(crate) fn read_all(
                 let rest = bytes.get(segment.start..).unwrap_or(&[]);
                 let decoder = Decoder::new(format, rest)?;
                 let mut source = Budget::new(decoder, left, limit);
-                read_stream(&mut source, format, segment.start, sink)?;
+                read_stream(&mut source, format, segment.start, CHUNK, sink)?;
                 left = source.left();
                 bytes.len() - source.get_ref().rest().len()
             }
@@ -137,17 +137,18 @@ fn read_plain(bytes: &[u8], start: usize, sink: &mut Sink<'_>) -> Result<usize> 
 }
 
 /// Feeds the archives of a compressed segment (at offset `start`), holding no
-/// more of them in memory than the file that is being read.
+/// more of them in memory than `chunk` bytes and the file that is being read.
 fn read_stream(
     source: &mut impl Read,
     format: iofs_cpio::Compression,
     start: usize,
+    chunk: usize,
     sink: &mut Sink<'_>,
 ) -> Result<()> {
     let mut buffer = Vec::new();
     // Offset of the buffer in the decompressed data, always a multiple of 4.
     let mut base = 0;
-    let mut want = CHUNK;
+    let mut want = chunk;
     // Padding of an entry that the buffer ended before.
     let mut skip = 0;
     let mut at_end = false;
@@ -183,7 +184,7 @@ fn read_stream(
         let mut reader = Reader::new(&buffer);
         let done = match feed(&mut reader, &buffer, sink)? {
             Fed::Needs(more, _) if !at_end => {
-                want = more.max(CHUNK);
+                want = more.max(chunk);
                 reader.position()
             }
             Fed::Needs(_, Some(error)) | Fed::Failed(error) => return Err(inside(error, base)),
@@ -197,7 +198,7 @@ fn read_stream(
 
 /// How far a buffer went.
 enum Fed {
-    /// To its end: so many more bytes are needed, else the error stands.
+    /// To its end: at least so many more bytes are needed, else the error stands.
     Needs(usize, Option<CpioError>),
     /// It is damaged.
     Failed(CpioError),
@@ -211,7 +212,7 @@ fn feed<'a>(reader: &mut Reader<'a>, buffer: &'a [u8], sink: &mut Sink<'_>) -> R
                 Err(error) => {
                     return Ok(match error.kind {
                         CpioErrorKind::TruncatedHeader | CpioErrorKind::TruncatedName { .. } => {
-                            Fed::Needs(CHUNK, Some(error))
+                            Fed::Needs(0, Some(error))
                         }
                         CpioErrorKind::TruncatedData { len, present } => Fed::Needs(
                             usize::try_from(len)
@@ -234,7 +235,7 @@ fn feed<'a>(reader: &mut Reader<'a>, buffer: &'a [u8], sink: &mut Sink<'_>) -> R
             Ok(segment) if segment.kind == SegmentKind::Cpio => {
                 *reader = Reader::at(buffer, segment.start);
             }
-            Ok(segment) if segment.kind == SegmentKind::End => return Ok(Fed::Needs(CHUNK, None)),
+            Ok(segment) if segment.kind == SegmentKind::End => return Ok(Fed::Needs(0, None)),
             Ok(segment) => {
                 let mut found = [0; 6];
                 let there = buffer.get(segment.start..).unwrap_or(&[]);
@@ -248,7 +249,7 @@ fn feed<'a>(reader: &mut Reader<'a>, buffer: &'a [u8], sink: &mut Sink<'_>) -> R
                 }));
             }
             Err(error) if error.kind == CpioErrorKind::TruncatedHeader => {
-                return Ok(Fed::Needs(CHUNK, Some(error)));
+                return Ok(Fed::Needs(0, Some(error)));
             }
             Err(error) => return Ok(Fed::Failed(error)),
         }
@@ -260,3 +261,6 @@ fn fill(source: &mut impl Read, buffer: &mut Vec<u8>, want: usize) -> std::io::R
     let got = source.by_ref().take(want as u64).read_to_end(buffer)?;
     Ok(got < want)
 }
+
+#[cfg(test)]
+mod tests;

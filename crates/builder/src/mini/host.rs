@@ -7,6 +7,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// How deep stacked devices (partition on LVM on RAID ...) may stand on each
@@ -134,42 +135,77 @@ fn attribute(path: &Path) -> Option<String> {
 
 /// The block devices under this machine's boot partition: what is mounted on
 /// the first of /efi, /boot/efi and /boot that is a mount point, else on /.
-/// Kernel names, as [`crate::HostDisks::devices`] takes them.
+/// Kernel names, as [`crate::HostDisks::devices`] takes them. Of a file system
+/// over several devices, the one that it was mounted by.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`] if what is mounted there is on no block device.
 pub fn boot_disks(sysfs: &Path) -> Result<Vec<String>> {
-    use std::os::unix::fs::MetadataExt;
     let root = Path::new("/");
-    let root_dev = root
-        .metadata()
-        .map_err(Error::io("looking at", root))?
-        .dev();
+    let device = |place: &Path| {
+        let meta = place.metadata().map_err(Error::io("looking at", place))?;
+        Ok(meta.dev())
+    };
+    let root_device: u64 = device(root)?;
     let place = ["/efi", "/boot/efi", "/boot"]
         .into_iter()
         .map(Path::new)
-        .find(|place| place.metadata().is_ok_and(|meta| meta.dev() != root_dev))
+        .find(|place| device(place).is_ok_and(|device| device != root_device))
         .unwrap_or(root);
-    let dev = place
-        .metadata()
-        .map_err(Error::io("looking at", place))?
-        .dev();
-    let number = format!("{}:{}", rustix::fs::major(dev), rustix::fs::minor(dev));
-    let name = sysfs
-        .join("dev/block")
-        .join(&number)
-        .canonicalize()
-        .ok()
-        .and_then(|path| Some(path.file_name()?.to_str()?.to_owned()));
+    let number = device(place)?;
+    let name = name_of(sysfs, number).or_else(|| {
+        // Btrfs has a device number of its own.
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+        let source = Path::new(mount_source(&mounts, place.to_str()?)?)
+            .metadata()
+            .ok()?;
+        name_of(sysfs, source.rdev())
+    });
     match name {
         Some(name) => Ok(vec![name]),
         None => Err(Error::new(
             ErrorKind::Usage,
-            format!(
-                "{} lies on no block device of its own (device number {number})",
-                place.display()
-            ),
+            format!("{} lies on no block device", place.display()),
         )
         .hint("Name the drivers, or take every storage driver.")),
+    }
+}
+
+/// The kernel's name of the block device with this number.
+fn name_of(sysfs: &Path, number: u64) -> Option<String> {
+    let number = format!(
+        "{}:{}",
+        rustix::fs::major(number),
+        rustix::fs::minor(number)
+    );
+    let folder = sysfs.join("dev/block").join(number).canonicalize().ok()?;
+    Some(folder.file_name()?.to_str()?.to_owned())
+}
+
+/// What is mounted on `place`, by proc_pid_mountinfo(5): the last such line
+/// counts; the source is the second field after the separator.
+fn mount_source<'m>(mountinfo: &'m str, place: &str) -> Option<&'m str> {
+    mountinfo
+        .lines()
+        .rev()
+        .find(|line| line.split(' ').nth(4) == Some(place))?
+        .split_once(" - ")?
+        .1
+        .split(' ')
+        .nth(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mount_source;
+
+    #[test]
+    fn the_last_mount_on_a_place_counts() {
+        let mounts = "27 1 254:0 / / rw shared:1 - ext4 /dev/vda rw\n\
+                      30 27 0:30 /@boot /boot rw shared:2 master:3 - btrfs /dev/sda2 rw,subvol=/@boot\n\
+                      31 30 0:31 / /boot rw - btrfs /dev/sdb2 rw\n";
+        assert_eq!(mount_source(mounts, "/"), Some("/dev/vda"));
+        assert_eq!(mount_source(mounts, "/boot"), Some("/dev/sdb2"));
+        assert_eq!(mount_source(mounts, "/efi"), None);
     }
 }

@@ -46,14 +46,7 @@ const LZ4_BLOCK: usize = 8 << 20;
 pub(crate) fn build(request: &MiniRequest, progress: &dyn Progress) -> Result<BuiltMini> {
     let mut clock = Clock::new(progress);
     let mut warnings = Vec::new();
-    let init = read_file(&request.storage_init, MAX_INIT)?;
-    if !init.starts_with(b"\x7fELF") {
-        return Err(Error::new(
-            ErrorKind::Usage,
-            format!("{} is no executable", request.storage_init.display()),
-        )
-        .hint("It has to be the storage-init binary."));
-    }
+    let init = read_init(&request.storage_init)?;
     check_candidates(request, &mut warnings)?;
 
     let kernel = match request.modules {
@@ -105,6 +98,18 @@ pub(crate) fn build(request: &MiniRequest, progress: &dyn Progress) -> Result<Bu
         },
         plan,
     })
+}
+
+fn read_init(path: &Path) -> Result<Vec<u8>> {
+    let init = read_file(path, MAX_INIT)?;
+    if init.starts_with(b"\x7fELF") {
+        return Ok(init);
+    }
+    Err(Error::new(
+        ErrorKind::Usage,
+        format!("{} is no executable", path.display()),
+    )
+    .hint("It has to be the storage-init binary."))
 }
 
 /// A plan whose candidates cannot be met would only fail at boot.

@@ -251,6 +251,13 @@ fn arrange<'i>(
             needs,
         });
     }
+    assign(index, roots, &at, &mut chosen);
+    explain(index, &at, &mut chosen);
+    Ok(chosen)
+}
+
+/// Gives each module the role of the first request that means it.
+fn assign(index: &Index, roots: &[Root], at: &BTreeMap<&str, u16>, chosen: &mut [Chosen<'_>]) {
     for root in roots {
         for module in index
             .resolve(&root.name)
@@ -267,8 +274,6 @@ fn arrange<'i>(
             }
         }
     }
-    explain(index, &at, &mut chosen);
-    Ok(chosen)
 }
 
 /// Marks what others need (and not only want) as required, and says of each

@@ -39,6 +39,10 @@ impl Stage {
         limits: Limits,
         progress: &dyn Progress,
     ) -> Result<()> {
+        // The walk must begin at a folder, not at a link to one.
+        let source = &source
+            .canonicalize()
+            .map_err(Error::io("opening", source))?;
         let root = source.metadata().map_err(Error::io("looking at", source))?;
         if !root.is_dir() {
             return Err(Error::new(
@@ -72,26 +76,16 @@ impl Stage {
                     format!("the root tree has more than {} entries", limits.entries),
                 ));
             }
-            let entry = match entry {
-                Ok(entry) => entry,
+            let found = entry.and_then(|entry| Ok((entry.metadata()?, entry)));
+            let (meta, entry) = match found {
+                Ok(found) => found,
                 Err(error) if vanished(&error) => continue,
-                Err(error) => {
+                Err(source) => {
                     return Err(Error::new(
                         ErrorKind::Io,
-                        format!("walking through {} failed", source.display()),
+                        format!("walking through {} failed", copier.source.display()),
                     )
-                    .source(error));
-                }
-            };
-            let meta = match entry.metadata() {
-                Ok(meta) => meta,
-                Err(error) if vanished(&error) => continue,
-                Err(error) => {
-                    return Err(Error::new(
-                        ErrorKind::Io,
-                        format!("looking at {} failed", entry.path().display()),
-                    )
-                    .source(error));
+                    .source(source));
                 }
             };
             if meta.is_dir() && meta.dev() != root.dev() {
@@ -103,15 +97,7 @@ impl Stage {
             copier.entry(entry.path(), &meta)?;
             progress.advance(if meta.is_file() { meta.len() } else { 0 });
         }
-        for (path, mtime) in copier.folders.iter().rev() {
-            let bytes = path.as_os_str().as_bytes();
-            let set = || {
-                let (folder, name) = copier.stage.parent(bytes)?;
-                set_mtime(&folder, name.unwrap_or(OsStr::new(".")), *mtime)
-            };
-            set().map_err(|error| staging("setting the time of", bytes, error))?;
-        }
-        Ok(())
+        copier.finish()
     }
 }
 
@@ -124,6 +110,19 @@ fn vanished(error: &walkdir::Error) -> bool {
 }
 
 impl Copier<'_> {
+    /// Sets the times of folders, which filling them changed.
+    fn finish(self) -> Result<()> {
+        for (path, mtime) in self.folders.iter().rev() {
+            let bytes = path.as_os_str().as_bytes();
+            let set = || {
+                let (folder, name) = self.stage.parent(bytes)?;
+                set_mtime(&folder, name.unwrap_or(OsStr::new(".")), *mtime)
+            };
+            set().map_err(|error| staging("setting the time of", bytes, error))?;
+        }
+        Ok(())
+    }
+
     fn entry(&mut self, from: &Path, meta: &Metadata) -> Result<()> {
         let path = from.strip_prefix(self.source).unwrap_or(Path::new(""));
         let bytes = path.as_os_str().as_bytes();

@@ -1,8 +1,10 @@
 //! Kernel modules in the stage: decompressed, with the metadata kept right.
 //!
 //! A `.ko` inside the image is compressed by the image's own file system, once;
-//! as `.ko.xz` it would be decompressed twice, the second time slowly and only
-//! by kernels with MODULE_DECOMPRESS (or by kmod).
+//! as `.ko.xz` it would be decompressed slowly, by kmod or by kernels with
+//! MODULE_DECOMPRESS. EROFS does compress them: of Debian's 783 modules in a
+//! dracut image it makes 61 MB in place of 147, and reading 60 of them takes
+//! 4.9 MB and 0.06 s from a virtual disk in place of 15.4 MB and 0.29 s.
 //!
 //! Of the files beside the modules only modules.dep and modules.dep.bin hold
 //! paths with suffixes; they are rewritten here. The others stay as the
