@@ -4,8 +4,7 @@ use alloc::string::String;
 use alloc::vec;
 use core::fmt;
 
-use crc::{Algorithm as CrcAlgorithm, Crc, Table};
-use iofs_source::{ReadAt, ReadError};
+use iofs_source::{ReadAt, ReadError, crc32c};
 use uuid::Uuid;
 
 use crate::bytes::{array16, byte, le16, le32, le64};
@@ -22,13 +21,6 @@ const LEN: usize = 128;
 const SLOT: u32 = 16;
 /// What the superblock begins with.
 const MAGIC: u32 = 0xe0f5_e1e2;
-
-/// CRC-32C that is not inverted at the end.
-const RAW: CrcAlgorithm<u32> = CrcAlgorithm {
-    xorout: 0,
-    ..crc::CRC_32_ISCSI
-};
-static CRC32C: Crc<u32, Table<1>> = Crc::<u32, Table<1>>::new(&RAW);
 
 /// Why there is no valid EROFS superblock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -255,7 +247,7 @@ fn verify(source: &(impl ReadAt + ?Sized), block_bits: u8, stored: u32) -> Resul
     if let Some(field) = bytes.get_mut(4..8) {
         field.fill(0);
     }
-    let computed = CRC32C.checksum(&bytes);
+    let computed = crc32c(u32::MAX, &bytes);
     if computed == stored {
         Ok(())
     } else {

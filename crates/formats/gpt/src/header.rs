@@ -1,6 +1,6 @@
 //! The header block, UEFI 2.10 table 5.5.
 
-use crc::{Crc, Table};
+use iofs_source::crc32;
 use uuid::Uuid;
 
 use crate::{HeaderError, MAX_ENTRIES};
@@ -9,9 +9,6 @@ pub(crate) const SIGNATURE: &[u8; 8] = b"EFI PART";
 pub(crate) const HEADER_LEN: usize = 92;
 pub(crate) const ENTRY_LEN: u32 = 128;
 const MAX_ENTRY_LEN: u32 = 1024;
-/// One table of 1 KiB: the faster crates bring 16 KiB and code for every CPU,
-/// which PID 1 would carry to check 16 KiB once.
-pub(crate) static CRC: Crc<u32, Table<1>> = Crc::<u32, Table<1>>::new(&crc::CRC_32_ISO_HDLC);
 const REVISION: u32 = 0x0001_0000;
 const CHECKSUM_AT: core::ops::Range<usize> = 16..20;
 
@@ -57,11 +54,9 @@ impl Header {
             .filter(|&len| len >= HEADER_LEN)
             .and_then(|len| block.get(..len))
             .ok_or(HeaderError::HeaderSize { found: header_len })?;
-        let mut checksum = CRC.digest();
-        checksum.update(&covered[..CHECKSUM_AT.start]);
-        checksum.update(&[0; 4]);
-        checksum.update(&covered[CHECKSUM_AT.end..]);
-        if checksum.finalize() != u32_at(CHECKSUM_AT.start) {
+        let before = crc32(0, &covered[..CHECKSUM_AT.start]);
+        let checksum = crc32(crc32(before, &[0; 4]), &covered[CHECKSUM_AT.end..]);
+        if checksum != u32_at(CHECKSUM_AT.start) {
             return Err(HeaderError::HeaderChecksum { lba });
         }
 
@@ -144,7 +139,7 @@ impl Header {
         put(80, &self.entry_count.to_le_bytes());
         put(84, &self.entry_len.to_le_bytes());
         put(88, &self.entries_checksum.to_le_bytes());
-        let checksum = CRC.checksum(&out);
+        let checksum = crc32(0, &out);
         out[CHECKSUM_AT].copy_from_slice(&checksum.to_le_bytes());
         out
     }

@@ -245,7 +245,7 @@ impl Layout {
             entries_lba: 2,
             entry_count: ENTRY_COUNT,
             entry_len: ENTRY_LEN,
-            entries_checksum: crate::header::CRC.checksum(&entries),
+            entries_checksum: iofs_source::crc32(0, &entries),
         };
         let backup = Header {
             my_lba: self.last_lba,

@@ -5,7 +5,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use iofs_source::ReadAt;
+use iofs_source::{ReadAt, crc32};
 use uuid::Uuid;
 
 use crate::header::{ENTRY_LEN, Header, SIGNATURE};
@@ -136,7 +136,7 @@ fn read_entries<S: ReadAt + ?Sized>(
     // The header's check has kept the array inside the disk.
     disk.read_at(lba.saturating_mul(block_size.into()), &mut entries)
         .map_err(HeaderError::Read)?;
-    if crate::header::CRC.checksum(&entries) != header.entries_checksum {
+    if crc32(0, &entries) != header.entries_checksum {
         return Err(HeaderError::EntriesChecksum { lba });
     }
     Ok(Raw {

@@ -103,7 +103,7 @@ fn decode_resealed(mut bytes: Vec<u8>) -> Result<BootPlan, PlanError> {
     let body = bytes.len() - 4;
     let total = u32::try_from(bytes.len()).unwrap();
     bytes[12..16].copy_from_slice(&total.to_le_bytes());
-    let checksum = wire::checksum(&bytes[..body]);
+    let checksum = iofs_source::crc32(0, &bytes[..body]);
     bytes[body..].copy_from_slice(&checksum.to_le_bytes());
     BootPlan::decode(&bytes)
 }

@@ -12,8 +12,10 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod checksum;
 mod sort;
 
+pub use checksum::{crc32, crc32c};
 pub use sort::sort_compactly;
 
 use alloc::vec::Vec;

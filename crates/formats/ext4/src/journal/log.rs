@@ -10,7 +10,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crc::{Crc, Table};
+use crc::{Crc, NoTable};
 use iofs_source::{FileMap, ReadAt};
 
 use super::superblock::{Checksums, MAGIC, Settings};
@@ -36,8 +36,9 @@ const MAX_RECORDS: usize = 1 << 18;
 /// `EXT4_FC_TAG_HEAD`.
 const FAST_COMMIT_HEAD: u16 = 9;
 
-/// `crc32_be`, which commit blocks of the first checksum version hold.
-static CRC32_BE: Crc<u32, Table<1>> = Crc::<u32, Table<1>>::new(&crc::CRC_32_MPEG_2);
+/// `crc32_be`, which commit blocks of the first checksum version hold. Without
+/// a table, since hardly any journal has that.
+static CRC32_BE: Crc<u32, NoTable> = Crc::<u32, NoTable>::new(&crc::CRC_32_MPEG_2);
 
 /// A block that must not be replayed from a transaction or from those before.
 #[derive(Debug, Clone, Copy)]
