@@ -57,7 +57,7 @@ impl Error {
 /// rustix converts by itself, but with a buffer and a slow path that are copied
 /// into every call.
 #[inline(never)]
-pub(crate) fn c_string(text: &str) -> rustix::io::Result<CString> {
+pub(crate) fn c_string(text: &[u8]) -> rustix::io::Result<CString> {
     CString::new(text).map_err(|_| Errno::INVAL)
 }
 
@@ -67,7 +67,7 @@ pub(crate) fn on_path<T>(
     path: &str,
     call: impl FnOnce(&CStr) -> rustix::io::Result<T>,
 ) -> Result<T> {
-    match c_string(path).and_then(|path| call(&path)) {
+    match c_string(path.as_bytes()).and_then(|path| call(&path)) {
         Ok(value) => Ok(value),
         Err(errno) => Err(Error::new(op, path, errno)),
     }

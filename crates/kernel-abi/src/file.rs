@@ -1,5 +1,6 @@
 //! Files and folders, each access bounded.
 
+use alloc::ffi::CString;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -118,7 +119,7 @@ pub fn mkdir(path: &str) -> Result<()> {
 /// The kernel's.
 pub fn symlink(target: &str, path: &str) -> Result<()> {
     on_path("linking", path, |path| {
-        rustix::fs::symlink(&*c_string(target)?, path)
+        rustix::fs::symlink(&*c_string(target.as_bytes())?, path)
     })
 }
 
@@ -134,9 +135,15 @@ pub fn exists(path: &str) -> bool {
 /// The kernel's; EILSEQ if it is not UTF-8.
 pub fn read_link(path: &str) -> Result<String> {
     on_path("reading link", path, |path| {
-        let target = rustix::fs::readlink(path, Vec::new())?;
-        target.into_string().map_err(|_| Errno::ILSEQ)
+        link_target(path)?.into_string().map_err(|_| Errno::ILSEQ)
     })
+}
+
+fn link_target(path: &CStr) -> rustix::io::Result<CString> {
+    // PATH_MAX: no link's target is longer.
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    let (target, _) = rustix::fs::readlinkat_raw(CWD, path, &mut buffer)?;
+    c_string(target)
 }
 
 /// What an entry of a folder is.
@@ -279,8 +286,7 @@ fn copy_below(from: &str, to: &str, device: u64, depth: usize) -> Result<usize> 
             match kind {
                 FileType::RegularFile => copy_file(from, to)?,
                 FileType::Symlink => on_path("copying link", from, |from| {
-                    let target = rustix::fs::readlink(from, Vec::new())?;
-                    rustix::fs::symlink(&*target, &*c_string(to)?)
+                    rustix::fs::symlink(&*link_target(from)?, &*c_string(to.as_bytes())?)
                 })?,
                 _ => on_path("making device", to, |to| {
                     let mode = Mode::from_raw_mode(stat.st_mode);
@@ -330,6 +336,15 @@ fn copy_file(from: &str, to: &str) -> Result<()> {
             Err(errno) => return Err(error(errno)),
         }
     }
+}
+
+/// What stands behind the last slash of `path`.
+#[must_use]
+pub fn base_name(path: &str) -> &str {
+    let start = path.bytes().rposition(|byte| byte == b'/');
+    start
+        .and_then(|slash| path.get(slash + 1..))
+        .unwrap_or(path)
 }
 
 /// `folder/name`, without doubling the slash of `/`.

@@ -15,8 +15,8 @@ use crate::{Error, Result, file};
 /// another kernel, EKEYREJECTED for a missing signature under lockdown.
 pub fn load(path: &str, params: &str) -> Result<()> {
     let file = file::open(path, OFlags::RDONLY)?;
-    let result =
-        c_string(params).and_then(|params| rustix::system::finit_module(&file, &params, 0));
+    let result = c_string(params.as_bytes())
+        .and_then(|params| rustix::system::finit_module(&file, &params, 0));
     match result {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(errno) => Err(Error::new("loading module", path, errno)),

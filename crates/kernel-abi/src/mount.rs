@@ -12,7 +12,9 @@ use crate::error::{c_string, on_path};
 /// The kernel's; ENODEV when it has no such file system.
 pub fn mount(source: &str, target: &str, fstype: &str, flags: Flags, data: &str) -> Result<()> {
     on_path("mounting", target, |target| {
-        let (source, fstype, data) = (c_string(source)?, c_string(fstype)?, c_string(data)?);
+        let source = c_string(source.as_bytes())?;
+        let fstype = c_string(fstype.as_bytes())?;
+        let data = c_string(data.as_bytes())?;
         rustix::mount::mount(&*source, target, &*fstype, flags, &*data)
     })
 }
@@ -23,7 +25,7 @@ pub fn mount(source: &str, target: &str, fstype: &str, flags: Flags, data: &str)
 /// The kernel's; EINVAL when `from` is no mount point or is shared.
 pub fn move_mount(from: &str, to: &str) -> Result<()> {
     on_path("moving mount", from, |from| {
-        rustix::mount::mount_move(from, &*c_string(to)?)
+        rustix::mount::mount_move(from, &*c_string(to.as_bytes())?)
     })
 }
 

@@ -3,8 +3,7 @@
 
 use alloc::format;
 use alloc::string::String;
-use alloc::vec::Vec;
-use core::fmt::Write;
+use core::fmt::{self, Write};
 
 use iofs_plan::Auth;
 use kernel_abi::{file, process};
@@ -12,6 +11,7 @@ use kernel_abi::{file, process};
 use crate::image::{Found, Place};
 use crate::log::{Log, Stage};
 use crate::modules::Loader;
+use crate::report::join;
 use crate::settings::Settings;
 use crate::stack::ImageDevice;
 
@@ -48,23 +48,25 @@ pub fn render(
         Place::Partition => 0,
         Place::File(map) => map.extents.len(),
     };
-    let stages: Vec<String> = stages
-        .iter()
-        .map(|stage| format!("{{\"name\":{},\"us\":{}}}", quote(stage.name), stage.micros))
-        .collect();
-    let records: Vec<String> = modules
-        .records
-        .iter()
-        .map(|record| {
-            format!(
-                "{{\"name\":{},\"us\":{},\"errno\":{}}}",
-                quote(modules.name(record.index)),
-                record.micros,
-                record.errno
-            )
-        })
-        .collect();
-    let optional = |text: Option<&str>| text.map_or("null".into(), quote);
+    let stages = stages.iter().map(|stage| {
+        format!(
+            "{{\"name\":{},\"us\":{}}}",
+            Quoted(stage.name),
+            stage.micros
+        )
+    });
+    let records = modules.records.iter().map(|record| {
+        format!(
+            "{{\"name\":{},\"us\":{},\"errno\":{}}}",
+            Quoted(modules.name(record.index)),
+            record.micros,
+            record.errno
+        )
+    });
+    let file = match &found.candidate.file {
+        Some(file) => format!("{}", Quoted(file)),
+        None => "null".into(),
+    };
     let auth = match settings.plan.auth {
         Auth::None => "none",
     };
@@ -74,48 +76,49 @@ pub fn render(
             "\"storage_init\":{storage_init},\"kernel\":{kernel},\"product\":{product},",
             "\"auth\":{auth},",
             "\"image\":{{\"candidate\":{candidate},\"partition\":{partition},",
-            "\"partuuid\":{partuuid},\"file\":{file},\"extents\":{extents},",
-            "\"uuid\":{uuid},\"size\":{size},\"device\":{device},\"layout\":{layout}}},",
+            "\"partuuid\":\"{partuuid}\",\"file\":{file},\"extents\":{extents},",
+            "\"uuid\":\"{uuid}\",\"size\":{size},\"device\":{device},\"layout\":{layout}}},",
             "\"init\":{init},\"stages\":[{stages}],\"modules\":[{modules}]}}\n"
         ),
-        storage_init = quote(env!("CARGO_PKG_VERSION")),
-        kernel = quote(&process::kernel_release()),
-        product = quote(&settings.plan.product),
-        auth = quote(auth),
-        candidate = quote(&found.candidate.name),
-        partition = quote(found.device.path()),
-        partuuid = quote(&format!("{}", found.part.entry.part_guid)),
-        file = optional(found.candidate.file.as_deref()),
+        storage_init = Quoted(env!("CARGO_PKG_VERSION")),
+        kernel = Quoted(&process::kernel_release()),
+        product = Quoted(&settings.plan.product),
+        auth = Quoted(auth),
+        candidate = Quoted(&found.candidate.name),
+        partition = Quoted(found.device.path()),
+        partuuid = found.part.entry.part_guid,
+        file = file,
         extents = extents,
-        uuid = quote(&format!("{}", found.uuid)),
+        uuid = found.uuid,
         size = found.size,
-        device = quote(&device.path),
-        layout = quote(&device.describe()),
-        init = quote(init),
-        stages = stages.join(","),
-        modules = records.join(","),
+        device = Quoted(&device.path),
+        layout = Quoted(&device.describe()),
+        init = Quoted(init),
+        stages = join(stages, ","),
+        modules = join(records, ","),
     )
 }
 
 /// A JSON string (RFC 8259): quotes, backslashes and controls escaped.
-fn quote(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push('"');
-    for character in text.chars() {
-        match character {
-            '"' | '\\' => {
-                out.push('\\');
-                out.push(character);
+struct Quoted<'a>(&'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_char('"')?;
+        for character in self.0.chars() {
+            match character {
+                '"' | '\\' => {
+                    f.write_char('\\')?;
+                    f.write_char(character)?;
+                }
+                control if u32::from(control) < 0x20 => {
+                    write!(f, "\\u{:04x}", u32::from(control))?;
+                }
+                other => f.write_char(other)?,
             }
-            control if u32::from(control) < 0x20 => {
-                // Writing to a String cannot fail.
-                let _ = write!(out, "\\u{:04x}", u32::from(control));
-            }
-            other => out.push(other),
         }
+        f.write_char('"')
     }
-    out.push('"');
-    out
 }
 
 #[cfg(test)]
@@ -124,6 +127,9 @@ mod tests {
 
     #[test]
     fn strings_are_escaped() {
-        assert_eq!(quote("a\"b\\c\nü"), "\"a\\\"b\\\\c\\u000aü\"");
+        assert_eq!(
+            format!("{}", Quoted("a\"b\\c\nü")),
+            "\"a\\\"b\\\\c\\u000aü\""
+        );
     }
 }

@@ -17,6 +17,7 @@ use kernel_abi::dm::SECTOR;
 use kernel_abi::file;
 
 use crate::paths::Paths;
+use crate::report::join;
 
 /// Block devices that stand on others or on memory, and drives that take
 /// seconds to answer (floppies, CD-ROM): no boot image is looked for there.
@@ -78,9 +79,8 @@ impl Inventory {
     /// Reads the table of the disk at this sysfs path anew next time: a medium
     /// was changed, or a disk came back under its old name.
     pub fn forget(&mut self, devpath: &str) {
-        if let Some(name) = devpath.rsplit('/').next() {
-            self.disks.retain(|disk| disk.name != name);
-        }
+        let name = file::base_name(devpath);
+        self.disks.retain(|disk| disk.name != name);
     }
 
     /// The partitions that `selector` means and the kernel shows.
@@ -115,11 +115,10 @@ impl Inventory {
                 match &disk.partitions {
                     Err(why) => format!("disk {name}, {size} MiB: {why}"),
                     Ok(partitions) => {
-                        let list: Vec<String> = partitions
+                        let list = partitions
                             .iter()
-                            .map(|entry| describe_partition(name, entry))
-                            .collect();
-                        format!("disk {name}, {size} MiB, GPT: {}", list.join("; "))
+                            .map(|entry| describe_partition(name, entry));
+                        format!("disk {name}, {size} MiB, GPT: {}", join(list, "; "))
                     }
                 }
             })
@@ -135,7 +134,7 @@ fn describe_partition(disk: &str, entry: &Partition) -> String {
     format!(
         "{} \"{}\" ({kind}, PARTUUID={})",
         partition_name(disk, entry.number),
-        entry.name.escape_default(),
+        entry.name,
         entry.part_guid
     )
 }
@@ -148,19 +147,13 @@ fn is_of_kind(name: &str, prefix: &str) -> bool {
 }
 
 fn read_disk(name: &str, paths: &Paths) -> Option<Disk> {
-    let sysfs = format!("{}/class/block/{name}", paths.sys);
-    let sectors: u64 = file::read_line(&format!("{sysfs}/size"))
-        .ok()?
-        .parse()
-        .ok()?;
-    let size = sectors.checked_mul(SECTOR)?;
+    let size = attribute(name, "size", paths)?.checked_mul(SECTOR)?;
     // A drive without a medium; a "change" uevent will tell of one.
     if size == 0 {
         return None;
     }
-    let block_size = file::read_line(&format!("{sysfs}/queue/logical_block_size"))
-        .ok()
-        .and_then(|text| text.parse().ok())
+    let block_size = attribute(name, "queue/logical_block_size", paths)
+        .and_then(|size| u32::try_from(size).ok())
         .unwrap_or(512);
     let partitions = match Device::open(&format!("{}/{name}", paths.dev)) {
         Err(error) => Err(format!("{error}")),
@@ -199,14 +192,15 @@ fn partition_name(disk: &str, number: u32) -> String {
 /// not there yet while the kernel scans a new disk, and differs where somebody
 /// has changed the table since.
 fn kernel_agrees(name: &str, entry: &Partition, paths: &Paths) -> bool {
-    let number = |attribute: &str| -> Option<u64> {
-        file::read_line(&format!("{}/class/block/{name}/{attribute}", paths.sys))
-            .ok()?
-            .parse()
-            .ok()
-    };
-    number("start").and_then(|start| start.checked_mul(SECTOR)) == Some(entry.start)
-        && number("size").and_then(|size| size.checked_mul(SECTOR)) == Some(entry.len)
+    // Sectors are whole, so comparing in them loses nothing.
+    attribute(name, "start", paths) == Some(entry.start / SECTOR)
+        && attribute(name, "size", paths) == Some(entry.len / SECTOR)
+}
+
+/// A number that sysfs shows for the block device `name`.
+fn attribute(name: &str, attribute: &str, paths: &Paths) -> Option<u64> {
+    let path = format!("{}/class/block/{name}/{attribute}", paths.sys);
+    file::read_line(&path).ok()?.parse().ok()
 }
 
 /// Opens a partition.

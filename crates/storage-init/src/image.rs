@@ -18,6 +18,7 @@ use kernel_abi::block::Device;
 
 use crate::disks::{Part, open_partition};
 use crate::paths::Paths;
+use crate::report::join;
 
 /// How much metadata of a boot partition may be read to find one file, in
 /// bytes. A FAT32 allocation table of 2 TiB has 256 MiB, of which a file's chain
@@ -144,7 +145,7 @@ fn check(image: &dyn ReadAt, expect: Expect, what: &str) -> Result<Superblock, S
         Err(format!(
             "{what} is not the image that this boot plan was built with: {}; install both \
              from one build",
-            differences.join(", ")
+            join(differences.into_iter(), ", ")
         ))
     }
 }

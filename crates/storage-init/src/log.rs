@@ -50,7 +50,7 @@ impl Log {
 
     /// Something worth knowing on every boot.
     pub fn info(&self, text: Arguments<'_>) {
-        kmsg::write(Level::Info, PREFIX, &text.to_string());
+        kmsg::write_line(Level::Info, PREFIX, &text.to_string());
     }
 
     /// Detail, with `initoverlayfs.debug` only.
@@ -72,7 +72,7 @@ impl Log {
 
     fn complain(&mut self, level: Level, text: Arguments<'_>) {
         let text = text.to_string();
-        kmsg::write(level, PREFIX, &text);
+        kmsg::write_line(level, PREFIX, &text);
         if self.complaints.len() < MAX_COMPLAINTS {
             self.complaints.push(text);
         }

@@ -94,6 +94,19 @@ impl Failure {
     }
 }
 
+/// The items with `separator` between them. The standard library's `join` has
+/// faster ways for common separators, which PID 1 has no use for.
+pub(crate) fn join(items: impl Iterator<Item = String>, separator: &str) -> String {
+    let mut joined = String::new();
+    for item in items {
+        if !joined.is_empty() {
+            joined.push_str(separator);
+        }
+        joined.push_str(&item);
+    }
+    joined
+}
+
 /// Shows the report, waits so that it can be read, and ends as the plan says.
 pub fn give_up(failure: &Failure, log: &Log, settings: Option<&Settings>) -> ! {
     let (action, wait_us) = match settings {
@@ -109,7 +122,7 @@ pub fn give_up(failure: &Failure, log: &Log, settings: Option<&Settings>) -> ! {
         wait_us / 1_000_000
     );
     for line in failure.lines(log, &end) {
-        kmsg::write(Level::Critical, PREFIX, &line);
+        kmsg::write_line(Level::Critical, PREFIX, &line);
     }
     finish(action, wait_us)
 }

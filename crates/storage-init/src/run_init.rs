@@ -111,7 +111,7 @@ fn switch(request: &Request, start: &Start) -> String {
             false => file::join("/dev", console),
         };
         if let Err(error) = process::use_console(&path) {
-            kmsg::write(Level::Warning, "run-init: ", &format!("{error}"));
+            kmsg::write_line(Level::Warning, "run-init: ", &format!("{error}"));
         }
     }
     match request.init.first() {
@@ -121,7 +121,7 @@ fn switch(request: &Request, start: &Start) -> String {
 }
 
 fn fail(why: &str) -> ! {
-    kmsg::write(Level::Error, "run-init: ", why);
+    kmsg::write_line(Level::Error, "run-init: ", why);
     process::write_error(&format!("run-init: {why}\n"));
     process::exit(1)
 }

@@ -11,8 +11,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use iofs_plan::{Candidate, Selector};
-use kernel_abi::clock;
 use kernel_abi::uevent::{Uevent, Uevents, Wait};
+use kernel_abi::{clock, file};
 
 use crate::disks::{Inventory, Part};
 use crate::image::{Found, examine};
@@ -200,7 +200,7 @@ impl<'a> Search<'a> {
         for event in events {
             if event.subsystem == "block" && event.action != "bind" {
                 self.inventory.forget(&event.devpath);
-                let name = event.devpath.rsplit('/').next().unwrap_or_default();
+                let name = file::base_name(&event.devpath);
                 self.misses.retain(|miss| miss.part.name != name);
             }
         }

@@ -12,7 +12,7 @@ use kernel_abi::{file, process};
 
 use crate::log::Log;
 use crate::paths::Paths;
-use crate::report::Failure;
+use crate::report::{Failure, join};
 
 /// The longest command line that any architecture's kernel takes, and some.
 const MAX_CMDLINE: usize = 65_536;
@@ -79,7 +79,7 @@ impl Settings {
                 .collect(),
         };
         if candidates.is_empty() {
-            let names: Vec<&str> = plan.candidates.iter().map(|c| c.name.as_str()).collect();
+            let names = join(plan.candidates.iter().map(|c| c.name.clone()), ", ");
             let failure = match overrides.image {
                 Some(name) => Failure::new(format_args!(
                     "initoverlayfs.image={name} names none of the plan's candidates"
@@ -87,7 +87,7 @@ impl Settings {
                 None => Failure::new(format_args!("the boot plan names no place for an image")),
             };
             return Err(failure
-                .seen(vec![format!("candidates in the plan: {}", names.join(", "))])
+                .seen(vec![format!("candidates in the plan: {}", names)])
                 .advise(
                     "remove initoverlayfs.image= from the kernel command line, or name one of these",
                 ));
@@ -118,8 +118,8 @@ impl Settings {
     /// One line for the log.
     #[must_use]
     pub fn describe(&self) -> String {
-        let places: Vec<String> = self.candidates().map(describe_candidate).collect();
-        format!("{}: image at {}", self.plan.product, places.join(", else "))
+        let places = join(self.candidates().map(describe_candidate), ", else ");
+        format!("{}: image at {places}", self.plan.product)
     }
 }
 

@@ -37,7 +37,7 @@ pub struct Overrides {
 pub enum Warning {
     /// No such key.
     UnknownKey {
-        /// The whole name, as it was given, not UTF-8 replaced.
+        /// The whole name, as it was given, controls and what is not UTF-8 replaced.
         key: String,
     },
     /// The value is missing or not one that the key takes.
@@ -61,9 +61,8 @@ impl fmt::Display for Warning {
         match self {
             Self::UnknownKey { key } => write!(
                 f,
-                "\"{}\" on the kernel command line is not known and is ignored; known are \
-                 initoverlayfs.image, .timeout, .on_failure, .failure_wait and .debug",
-                key.escape_default()
+                "\"{key}\" on the kernel command line is not known and is ignored; known are \
+                 initoverlayfs.image, .timeout, .on_failure, .failure_wait and .debug"
             ),
             Self::BadValue {
                 key,
@@ -71,9 +70,7 @@ impl fmt::Display for Warning {
                 allowed,
             } => write!(
                 f,
-                "{}=\"{}\" on the kernel command line is ignored: the value must be {allowed}",
-                key.escape_default(),
-                value.escape_default()
+                "{key}=\"{value}\" on the kernel command line is ignored: the value must be {allowed}"
             ),
             Self::BadValue {
                 key,
@@ -81,14 +78,13 @@ impl fmt::Display for Warning {
                 allowed,
             } => write!(
                 f,
-                "{} on the kernel command line is ignored: it needs a value, {allowed}",
-                key.escape_default()
+                "{key} on the kernel command line is ignored: it needs a value, {allowed}"
             ),
             Self::Authentication { value } => write!(
                 f,
                 "initoverlayfs.auth={} on the kernel command line is ignored: authentication is \
                  chosen when the boot plan is built, never on the command line",
-                value.as_deref().unwrap_or("").escape_default()
+                value.as_deref().unwrap_or("")
             ),
         }
     }
@@ -150,10 +146,14 @@ impl Overrides {
     }
 }
 
-/// Bytes of the command line for a message, cut where a screen would be lost.
+/// Bytes of the command line for a message, cut where a screen would be lost,
+/// without what a terminal would obey.
 fn text(bytes: &[u8]) -> String {
     const SHOWN: usize = 128;
-    String::from_utf8_lossy(bytes.get(..SHOWN).unwrap_or(bytes)).into_owned()
+    String::from_utf8_lossy(bytes.get(..SHOWN).unwrap_or(bytes))
+        .chars()
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect()
 }
 
 fn milliseconds(param: Param<'_>, seconds: &RangeInclusive<u32>) -> Option<u32> {

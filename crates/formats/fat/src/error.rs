@@ -116,7 +116,7 @@ impl fmt::Display for FatError {
             Self::IsADirectory { path } => write!(f, "{path} is a directory, not a file"),
             Self::Path { path } => write!(
                 f,
-                "the path {path:?} contains \"..\" or has more than {} components",
+                "the path {path} contains \"..\" or has more than {} components",
                 crate::MAX_DEPTH
             ),
             Self::StartCluster { cluster, last } => write!(
