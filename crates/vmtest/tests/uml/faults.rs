@@ -157,16 +157,14 @@ fn folder(ground: &Ground) -> Result<(), Failed> {
         volumes::without_image(volume, image);
         volumes::mtool(volume, "mmd", &[&format!("::{FILE}")]);
     })
-    .fails(NOT_FOUND, &["seen: /dev/ubda1: FAT: ", "is a folder"]);
+    .fails(NOT_FOUND, &["seen: /dev/ubda1: FAT: ", "is a directory"]);
     let candidate = crate::support::file_on("boot", Selector::PartUuid(FIRST));
     let mut boot = Boot::new(ground, &[candidate]);
     boot.esp(|volume, image| {
-        let tree = volume.with_extension("in-the-way");
-        fs::create_dir(&tree).unwrap();
         volumes::ext4_with(volume, image, &[]);
         volumes::replace_by_folder(volume);
     });
-    boot.fails(NOT_FOUND, &["seen: /dev/ubda1: ext4: ", "is a folder"]);
+    boot.fails(NOT_FOUND, &["seen: /dev/ubda1: ext4: ", "is a directory"]);
     Ok(())
 }
 
@@ -318,9 +316,9 @@ fn damaged_image(ground: &Ground) -> Result<(), Failed> {
     );
     let start = boot.disk(&[Partition::root(FIRST, &ground.image().path).unwrap()])[0].start;
     let len = ground.image().expect.size;
-    // The superblock ends at 1152.
-    let noise = crate::support::noise(usize::try_from(len).unwrap() - 1152, 9);
-    boot.damage(0, start + 1152, &noise);
+    // The superblock's checksum covers the first block.
+    let noise = crate::support::noise(usize::try_from(len).unwrap() - 4096, 9);
+    boot.damage(0, start + 4096, &noise);
     boot.fails("the image", &[]);
     Ok(())
 }

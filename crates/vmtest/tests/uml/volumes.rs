@@ -89,20 +89,22 @@ pub(crate) fn ext4_with(volume: &Path, image: &Path, options: &[&str]) {
 /// ext2's way: blocks of 1 KiB, found through block maps.
 pub(crate) fn ext4_block_maps(volume: &Path, image: &Path) {
     ext4_with(volume, image, &["-b", "1024", "-O", "^extents,^64bit"]);
+    // mkfs.ext4 leaves out blocks of zeros; a copy by the kernel would not.
+    let last = fs::metadata(image).unwrap().len().div_ceil(1024) - 1;
+    debugfs(volume, &format!("fallocate /{FILE_ON_VOLUME} 0 {last}"));
     let stat = debugfs(volume, &format!("stat /{FILE_ON_VOLUME}"));
-    assert!(stat.contains("(IND)"), "{stat}");
+    assert!(stat.contains("(IND)") && stat.contains("(0-"), "{stat}");
 }
 
-/// As a power cut leaves it: the image's inode is in the journal only.
+/// As a power cut leaves it: the image's name is in the journal only.
 pub(crate) fn ext4_dirty(volume: &Path, image: &Path) {
     ext4(volume, image);
-    let place = debugfs(volume, &format!("imap /{FILE_ON_VOLUME}"));
-    let block: u64 = place
-        .split("located at block ")
-        .nth(1)
-        .and_then(|rest| rest.split(',').next())
-        .and_then(|number| number.trim().parse().ok())
-        .unwrap_or_else(|| panic!("debugfs says something else: {place}"));
+    let (folder, _) = FILE_ON_VOLUME.rsplit_once('/').unwrap();
+    let blocks = debugfs(volume, &format!("blocks /{folder}"));
+    let block: u64 = blocks
+        .trim()
+        .parse()
+        .unwrap_or_else(|_| panic!("{folder} is not one block: {blocks}"));
     let file = fs::File::options()
         .read(true)
         .write(true)
@@ -112,17 +114,10 @@ pub(crate) fn ext4_dirty(volume: &Path, image: &Path) {
     file.read_exact_at(&mut fresh, block * 4096).unwrap();
     let copy = volume.with_extension("block");
     fs::write(&copy, &fresh).unwrap();
-    let script = format!("jo\njw -b {block} {}\njc\n", copy.display());
-    command::output_with_input(
-        Command::new("debugfs")
-            .args(["-w", "-f", "/dev/stdin"])
-            .arg(volume),
-        script.as_bytes(),
-    )
-    .unwrap();
+    debugfs(volume, &format!("jo\njw -b {block} {}\njc", copy.display()));
     let header = run(Command::new("dumpe2fs").arg("-h").arg(volume));
     assert!(header.contains("needs_recovery"), "{header}");
-    // What the disk still has: the block as it was before the file came.
+    // What the disk still has is older.
     file.write_all_at(&[0; 4096], block * 4096).unwrap();
 }
 
@@ -157,20 +152,28 @@ pub(crate) fn without_image(volume: &Path, _: &Path) {
     );
 }
 
-fn debugfs(volume: &Path, command: &str) -> String {
-    run(Command::new("debugfs").args(["-R", command]).arg(volume))
+/// Runs debugfs with a script; what it prints, its prompts left out.
+fn debugfs(volume: &Path, script: &str) -> String {
+    let output = command::output_with_input(
+        Command::new("debugfs")
+            .args(["-w", "-f", "/dev/stdin"])
+            .arg(volume),
+        format!("{script}\n").as_bytes(),
+    )
+    .unwrap();
+    let text = String::from_utf8_lossy(&output).into_owned();
+    text.lines()
+        .filter(|line| !line.starts_with("debugfs"))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// Puts a folder in the place of the image on an ext4 volume.
 pub(crate) fn replace_by_folder(volume: &Path) {
-    let script = format!("rm /{FILE_ON_VOLUME}\nmkdir /{FILE_ON_VOLUME}\n");
-    command::output_with_input(
-        Command::new("debugfs")
-            .args(["-w", "-f", "/dev/stdin"])
-            .arg(volume),
-        script.as_bytes(),
-    )
-    .unwrap();
+    debugfs(
+        volume,
+        &format!("rm /{FILE_ON_VOLUME}\nmkdir /{FILE_ON_VOLUME}"),
+    );
 }
 
 /// Makes the image's cluster chain on a FAT32 volume lead back to itself.
