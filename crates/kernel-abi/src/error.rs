@@ -77,8 +77,8 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Details { op, on, errno } = &*self.0;
         write!(f, "{op} {on}: ")?;
-        match errno_name(*errno) {
-            Some((name, text)) => write!(f, "{text} ({name})"),
+        match errno_text(*errno) {
+            Some(text) => f.write_str(text),
             None => write!(f, "errno {}", errno.raw_os_error()),
         }
     }
@@ -86,50 +86,64 @@ impl fmt::Display for Error {
 
 impl core::error::Error for Error {}
 
-/// Name and meaning of the errnos that a boot can meet; without a libc nobody
-/// else knows them.
+/// Meaning and name of the errnos that a boot can meet: `no such file or
+/// directory (ENOENT)`. Without a libc nobody else knows them.
 #[must_use]
-pub fn errno_name(errno: Errno) -> Option<(&'static str, &'static str)> {
-    Some(match errno {
-        Errno::PERM => ("EPERM", "operation not permitted"),
-        Errno::NOENT => ("ENOENT", "no such file or directory"),
-        Errno::INTR => ("EINTR", "interrupted"),
-        Errno::IO => ("EIO", "input/output error"),
-        Errno::NXIO => ("ENXIO", "no such device or address"),
-        Errno::TOOBIG => ("E2BIG", "too big"),
-        Errno::NOEXEC => ("ENOEXEC", "not an executable or module of this kernel"),
-        Errno::BADF => ("EBADF", "bad file descriptor"),
-        Errno::AGAIN => ("EAGAIN", "try again"),
-        Errno::NOMEM => ("ENOMEM", "out of memory"),
-        Errno::ACCESS => ("EACCES", "permission denied"),
-        Errno::NOTBLK => ("ENOTBLK", "not a block device"),
-        Errno::BUSY => ("EBUSY", "device or resource busy"),
-        Errno::EXIST => ("EEXIST", "already exists"),
-        Errno::XDEV => ("EXDEV", "on another file system"),
-        Errno::NODEV => ("ENODEV", "no such device, or its driver is missing"),
-        Errno::NOTDIR => ("ENOTDIR", "not a directory"),
-        Errno::ISDIR => ("EISDIR", "is a directory"),
-        Errno::INVAL => ("EINVAL", "invalid argument"),
-        Errno::MFILE => ("EMFILE", "too many open files"),
-        Errno::FBIG => ("EFBIG", "file too large"),
-        Errno::NOSPC => ("ENOSPC", "no space left"),
-        Errno::ROFS => ("EROFS", "read-only file system"),
-        Errno::RANGE => ("ERANGE", "out of range"),
-        Errno::NAMETOOLONG => ("ENAMETOOLONG", "name too long"),
-        Errno::NOSYS => ("ENOSYS", "this kernel has no such system call"),
-        Errno::NOTEMPTY => ("ENOTEMPTY", "directory not empty"),
-        Errno::LOOP => ("ELOOP", "too many symbolic links"),
-        Errno::NOBUFS => ("ENOBUFS", "the kernel dropped messages"),
-        Errno::NODATA => ("ENODATA", "no data available"),
-        Errno::BADMSG => ("EBADMSG", "bad message"),
-        Errno::OVERFLOW => ("EOVERFLOW", "value too large"),
-        Errno::ILSEQ => ("EILSEQ", "invalid bytes"),
-        Errno::OPNOTSUPP => ("EOPNOTSUPP", "not supported"),
-        Errno::TIMEDOUT => ("ETIMEDOUT", "timed out"),
-        Errno::STALE => ("ESTALE", "stale file handle"),
-        Errno::UCLEAN => ("EUCLEAN", "the file system is corrupt"),
-        Errno::NOKEY => ("ENOKEY", "the signing key is not known to the kernel"),
-        Errno::KEYREJECTED => ("EKEYREJECTED", "the signature was rejected"),
-        _ => return None,
-    })
+pub fn errno_text(errno: Errno) -> Option<&'static str> {
+    let known = ERRNOS.iter().find(|(known, _)| *known == errno);
+    known.map(|(_, text)| *text)
 }
+
+static ERRNOS: [(Errno, &str); 39] = [
+    (Errno::PERM, "operation not permitted (EPERM)"),
+    (Errno::NOENT, "no such file or directory (ENOENT)"),
+    (Errno::INTR, "interrupted (EINTR)"),
+    (Errno::IO, "input/output error (EIO)"),
+    (Errno::NXIO, "no such device or address (ENXIO)"),
+    (Errno::TOOBIG, "too big (E2BIG)"),
+    (
+        Errno::NOEXEC,
+        "not an executable or module of this kernel (ENOEXEC)",
+    ),
+    (Errno::BADF, "bad file descriptor (EBADF)"),
+    (Errno::AGAIN, "try again (EAGAIN)"),
+    (Errno::NOMEM, "out of memory (ENOMEM)"),
+    (Errno::ACCESS, "permission denied (EACCES)"),
+    (Errno::NOTBLK, "not a block device (ENOTBLK)"),
+    (Errno::BUSY, "device or resource busy (EBUSY)"),
+    (Errno::EXIST, "already exists (EEXIST)"),
+    (Errno::XDEV, "on another file system (EXDEV)"),
+    (
+        Errno::NODEV,
+        "no such device, or its driver is missing (ENODEV)",
+    ),
+    (Errno::NOTDIR, "not a directory (ENOTDIR)"),
+    (Errno::ISDIR, "is a directory (EISDIR)"),
+    (Errno::INVAL, "invalid argument (EINVAL)"),
+    (Errno::MFILE, "too many open files (EMFILE)"),
+    (Errno::FBIG, "file too large (EFBIG)"),
+    (Errno::NOSPC, "no space left (ENOSPC)"),
+    (Errno::ROFS, "read-only file system (EROFS)"),
+    (Errno::RANGE, "out of range (ERANGE)"),
+    (Errno::NAMETOOLONG, "name too long (ENAMETOOLONG)"),
+    (Errno::NOSYS, "this kernel has no such system call (ENOSYS)"),
+    (Errno::NOTEMPTY, "directory not empty (ENOTEMPTY)"),
+    (Errno::LOOP, "too many symbolic links (ELOOP)"),
+    (Errno::NOBUFS, "the kernel dropped messages (ENOBUFS)"),
+    (Errno::NODATA, "no data available (ENODATA)"),
+    (Errno::BADMSG, "bad message (EBADMSG)"),
+    (Errno::OVERFLOW, "value too large (EOVERFLOW)"),
+    (Errno::ILSEQ, "invalid bytes (EILSEQ)"),
+    (Errno::OPNOTSUPP, "not supported (EOPNOTSUPP)"),
+    (Errno::TIMEDOUT, "timed out (ETIMEDOUT)"),
+    (Errno::STALE, "stale file handle (ESTALE)"),
+    (Errno::UCLEAN, "the file system is corrupt (EUCLEAN)"),
+    (
+        Errno::NOKEY,
+        "the signing key is not known to the kernel (ENOKEY)",
+    ),
+    (
+        Errno::KEYREJECTED,
+        "the signature was rejected (EKEYREJECTED)",
+    ),
+];

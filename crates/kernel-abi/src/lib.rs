@@ -29,6 +29,6 @@ pub mod power;
 pub mod process;
 pub mod uevent;
 
-pub use error::{Error, Result, errno_name};
+pub use error::{Error, Result, errno_text};
 pub use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 pub use rustix::io::Errno;

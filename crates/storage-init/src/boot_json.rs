@@ -48,14 +48,14 @@ pub fn render(
         Place::Partition => 0,
         Place::File(map) => map.extents.len(),
     };
-    let stages = stages.iter().map(|stage| {
+    let mut stages = stages.iter().map(|stage| {
         format!(
             "{{\"name\":{},\"us\":{}}}",
             Quoted(stage.name),
             stage.micros
         )
     });
-    let records = modules.records.iter().map(|record| {
+    let mut records = modules.records.iter().map(|record| {
         format!(
             "{{\"name\":{},\"us\":{},\"errno\":{}}}",
             Quoted(modules.name(record.index)),
@@ -94,8 +94,8 @@ pub fn render(
         device = Quoted(&device.path),
         layout = Quoted(&device.describe()),
         init = Quoted(init),
-        stages = join(stages, ","),
-        modules = join(records, ","),
+        stages = join(&mut stages, ","),
+        modules = join(&mut records, ","),
     )
 }
 

@@ -61,15 +61,14 @@ impl Inventory {
     /// read again.
     pub fn refresh(&mut self, paths: &Paths) {
         let class = format!("{}/class/block", paths.sys);
-        let present: Vec<String> = file::list(&class)
-            .unwrap_or_default()
-            .into_iter()
-            .map(|(name, _)| name)
-            .filter(|name| !IGNORED.iter().any(|prefix| is_of_kind(name, prefix)))
-            .filter(|name| !file::exists(&format!("{class}/{name}/partition")))
-            .collect();
-        self.disks.retain(|disk| present.contains(&disk.name));
-        for name in present {
+        let mut present = file::list(&class).unwrap_or_default();
+        present.retain(|(name, _)| {
+            !IGNORED.iter().any(|prefix| is_of_kind(name, prefix))
+                && !file::exists(&format!("{class}/{name}/partition"))
+        });
+        self.disks
+            .retain(|disk| present.iter().any(|(name, _)| *name == disk.name));
+        for (name, _) in present {
             if self.disks.iter().all(|disk| disk.name != name) {
                 self.disks.extend(read_disk(&name, paths));
             }
@@ -115,10 +114,10 @@ impl Inventory {
                 match &disk.partitions {
                     Err(why) => format!("disk {name}, {size} MiB: {why}"),
                     Ok(partitions) => {
-                        let list = partitions
+                        let mut list = partitions
                             .iter()
                             .map(|entry| describe_partition(name, entry));
-                        format!("disk {name}, {size} MiB, GPT: {}", join(list, "; "))
+                        format!("disk {name}, {size} MiB, GPT: {}", join(&mut list, "; "))
                     }
                 }
             })

@@ -74,7 +74,7 @@ impl Found {
 /// Why it is not the image, as a sentence without the partition's name.
 pub fn examine(candidate: &Candidate, part: &Part, paths: &Paths) -> Result<Found, String> {
     let device = open_partition(part, paths)?;
-    let (place, superblock) = match &candidate.file {
+    let (place, Expect { uuid, size }) = match &candidate.file {
         None => (
             Place::Partition,
             check(&device, candidate.expect, "the partition")?,
@@ -83,8 +83,8 @@ pub fn examine(candidate: &Candidate, part: &Part, paths: &Paths) -> Result<Foun
             let map = locate(&device, path)?;
             map.check(device.size(), part.block_size.into())
                 .map_err(|error| format!("{path}: {error}"))?;
-            let superblock = check(&Mapped::new(&device, &map), candidate.expect, path)?;
-            (Place::File(map), superblock)
+            let found = check(&Mapped::new(&device, &map), candidate.expect, path)?;
+            (Place::File(map), found)
         }
     };
     Ok(Found {
@@ -92,8 +92,8 @@ pub fn examine(candidate: &Candidate, part: &Part, paths: &Paths) -> Result<Foun
         part: part.clone(),
         device,
         place,
-        uuid: superblock.uuid,
-        size: superblock.size_bytes(),
+        uuid,
+        size,
     })
 }
 
@@ -118,10 +118,11 @@ fn is_ext4(device: &Device) -> bool {
 }
 
 /// Reads the image's superblock and compares it with what the plan expects.
-fn check(image: &dyn ReadAt, expect: Expect, what: &str) -> Result<Superblock, String> {
+/// Returns what it is.
+fn check(image: &dyn ReadAt, expect: Expect, what: &str) -> Result<Expect, String> {
     let superblock = Superblock::read(image)
         .map_err(|error| format!("{what} is not an EROFS image: {error}"))?;
-    let size = superblock.size_bytes();
+    let (uuid, size) = (superblock.uuid, superblock.size_bytes());
     if size > image.size() {
         return Err(format!(
             "{what} is truncated: its file system has {size} bytes, but only {} are there; \
@@ -130,22 +131,19 @@ fn check(image: &dyn ReadAt, expect: Expect, what: &str) -> Result<Superblock, S
         ));
     }
     let mut differences = Vec::new();
-    if !expect.uuid.is_nil() && superblock.uuid != expect.uuid {
-        differences.push(format!(
-            "UUID {} instead of {}",
-            superblock.uuid, expect.uuid
-        ));
+    if !expect.uuid.is_nil() && uuid != expect.uuid {
+        differences.push(format!("UUID {uuid} instead of {}", expect.uuid));
     }
     if expect.size != 0 && size != expect.size {
         differences.push(format!("{size} bytes instead of {}", expect.size));
     }
     if differences.is_empty() {
-        Ok(superblock)
+        Ok(Expect { uuid, size })
     } else {
         Err(format!(
             "{what} is not the image that this boot plan was built with: {}; install both \
              from one build",
-            join(differences.into_iter(), ", ")
+            join(&mut differences.into_iter(), ", ")
         ))
     }
 }

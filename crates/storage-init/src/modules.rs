@@ -316,8 +316,8 @@ fn explain(errno: u8) -> String {
         }
         Errno::NODEV => "no device for it (ENODEV)",
         other => {
-            return match kernel_abi::errno_name(other) {
-                Some((name, text)) => format!("{text} ({name})"),
+            return match kernel_abi::errno_text(other) {
+                Some(text) => text.into(),
                 None if errno == KILLED => "its loading did not end".into(),
                 None => format!("errno {errno}"),
             };

@@ -96,7 +96,7 @@ impl Failure {
 
 /// The items with `separator` between them. The standard library's `join` has
 /// faster ways for common separators, which PID 1 has no use for.
-pub(crate) fn join(items: impl Iterator<Item = String>, separator: &str) -> String {
+pub(crate) fn join(items: &mut dyn Iterator<Item = String>, separator: &str) -> String {
     let mut joined = String::new();
     for item in items {
         if !joined.is_empty() {

@@ -79,7 +79,7 @@ impl Settings {
                 .collect(),
         };
         if candidates.is_empty() {
-            let names = join(plan.candidates.iter().map(|c| c.name.clone()), ", ");
+            let names = join(&mut plan.candidates.iter().map(|c| c.name.clone()), ", ");
             let failure = match overrides.image {
                 Some(name) => Failure::new(format_args!(
                     "initoverlayfs.image={name} names none of the plan's candidates"
@@ -118,7 +118,7 @@ impl Settings {
     /// One line for the log.
     #[must_use]
     pub fn describe(&self) -> String {
-        let places = join(self.candidates().map(describe_candidate), ", else ");
+        let places = join(&mut self.candidates().map(describe_candidate), ", else ");
         format!("{}: image at {places}", self.plan.product)
     }
 }

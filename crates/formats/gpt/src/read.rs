@@ -210,10 +210,14 @@ fn parse_entry(
     if first > last || first < header.first_usable || last > header.last_usable {
         return Err(PartitionError::Range { first, last });
     }
-    let name = entry[56..LEN]
+    let units = entry[56..LEN]
         .chunks_exact(2)
         .map(|unit| u16::from_le_bytes([unit[0], unit[1]]))
         .take_while(|&unit| unit != 0);
+    let mut name = String::new();
+    for unit in char::decode_utf16(units) {
+        name.push(unit.unwrap_or(char::REPLACEMENT_CHARACTER));
+    }
     Ok(Some(Partition {
         number,
         type_guid,
@@ -222,9 +226,7 @@ fn parse_entry(
         start: first * block,
         len: (last - first + 1) * block,
         attributes: u64_at(48),
-        name: char::decode_utf16(name)
-            .map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER))
-            .collect(),
+        name,
     }))
 }
 
