@@ -29,7 +29,9 @@ pub fn run(
     log.stage("start", concat!("storage-init ", env!("CARGO_PKG_VERSION")));
 
     // 2. What the builder decided, and what the command line chooses among that.
-    let settings = &*settings.insert(Settings::read(&paths, log)?);
+    let (chosen, usable) = Settings::read(&paths, log);
+    let settings = &*settings.insert(chosen);
+    usable?;
     log.stage("plan", &settings.describe());
 
     // 3. The modules that the way to the image is known to need. Uevents are

@@ -18,8 +18,12 @@ use crate::settings::Settings;
 const PREFIX: &str = "storage-init: ";
 
 /// How long the report of a boot without a plan, or of a panic, stays on the
-/// screen before the machine restarts, in microseconds.
-const DEFAULT_WAIT_US: u64 = 30_000_000;
+/// screen before the machine restarts, in milliseconds.
+pub(crate) const DEFAULT_WAIT_MS: u32 = 30_000;
+
+/// What to do where the failure itself does not tell.
+const ADVICE: &str = "if a module is named above, build the mini-initramfs again for this kernel; \
+                      else boot another entry or a rescue medium";
 
 /// A boot that cannot go on. Boxed, so that it is passed on in a register.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +90,9 @@ impl Failure {
         ] {
             lines.extend(items.iter().map(|item| format!("  {title}: {item}")));
         }
+        if report.advice.is_empty() {
+            lines.push(format!("  what to do: {ADVICE}"));
+        }
         if let Some(last) = log.stages.last() {
             lines.push(format!("  last stage reached: {}", last.name));
         }
@@ -109,22 +116,19 @@ pub(crate) fn join(items: &mut dyn Iterator<Item = String>, separator: &str) -> 
 
 /// Shows the report, waits so that it can be read, and ends as the plan says.
 pub fn give_up(failure: &Failure, log: &Log, settings: Option<&Settings>) -> ! {
-    let (action, wait_us) = match settings {
-        Some(settings) => (
-            settings.plan.on_failure,
-            u64::from(settings.plan.failure_wait_ms) * 1000,
-        ),
-        None => (OnFailure::default(), DEFAULT_WAIT_US),
+    let (action, wait_ms) = match settings {
+        Some(settings) => (settings.plan.on_failure, settings.plan.failure_wait_ms),
+        None => (OnFailure::default(), DEFAULT_WAIT_MS),
     };
     let end = format!(
         "{} in {} s (change with initoverlayfs.on_failure= and initoverlayfs.failure_wait= on the kernel command line)",
         action.name(),
-        wait_us / 1_000_000
+        wait_ms / 1000
     );
     for line in failure.lines(log, &end) {
         kmsg::write_line(Level::Critical, PREFIX, &line);
     }
-    finish(action, wait_us)
+    finish(action, wait_ms)
 }
 
 /// The panic handler of both binaries: a bug or no memory left. A worker ends; PID 1
@@ -137,11 +141,11 @@ pub fn panicked(info: &core::panic::PanicInfo<'_>) -> ! {
     let mut text = FixedText::default();
     let _ = write!(text, "BOOT FAILED: internal error: {info}");
     kmsg::write_raw(Level::Critical, PREFIX, text.as_str());
-    finish(OnFailure::Reboot, DEFAULT_WAIT_US)
+    finish(OnFailure::Reboot, DEFAULT_WAIT_MS)
 }
 
-fn finish(action: OnFailure, wait_us: u64) -> ! {
-    process::sleep(wait_us);
+fn finish(action: OnFailure, wait_ms: u32) -> ! {
+    process::sleep(u64::from(wait_ms) * 1000);
     power::act(match action {
         OnFailure::Reboot => Power::Restart,
         OnFailure::PowerOff => Power::Off,

@@ -236,11 +236,12 @@ impl<'a> Search<'a> {
         } else {
             "boot another entry or a rescue medium and run initoverlayfs install again"
         };
-        Failure::new(format_args!(
-            "the init image was not found within {seconds} s"
-        ))
-        .awaited(awaited)
-        .seen(seen)
-        .advise(advice)
+        let what = "the init image was not found";
+        // Where there was nothing to wait for.
+        let failure = match seconds {
+            0 => Failure::new(format_args!("{what}")),
+            seconds => Failure::new(format_args!("{what} within {seconds} s")),
+        };
+        failure.awaited(awaited).seen(seen).advise(advice)
     }
 }

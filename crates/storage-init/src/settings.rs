@@ -12,7 +12,7 @@ use kernel_abi::{file, process};
 
 use crate::log::Log;
 use crate::paths::Paths;
-use crate::report::{Failure, join};
+use crate::report::{DEFAULT_WAIT_MS, Failure, join};
 
 /// The longest command line that any architecture's kernel takes, and some.
 const MAX_CMDLINE: usize = 65_536;
@@ -29,69 +29,38 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Reads both, and warns of what in the command line has no effect.
-    ///
-    /// # Errors
-    /// If there is no plan that can be obeyed.
-    pub fn read(paths: &Paths, log: &mut Log) -> Result<Self, Failure> {
-        let bytes =
-            file::read(&paths.plan, MAX_LEN).map_err(|error| no_plan(format_args!("{error}")))?;
-        let plan = BootPlan::decode(&bytes)
-            .map_err(|error| no_plan(format_args!("{}: {error}", paths.plan)))?;
-        let text = match file::read(&paths.cmdline, MAX_CMDLINE) {
-            Ok(text) => text,
-            Err(error) => {
-                log.warn(format_args!(
-                    "the kernel command line is not obeyed: {error}"
-                ));
-                Vec::new()
+    /// Reads both, and warns of what in the command line has no effect. Without
+    /// a plan that can be obeyed there is a failure, too, and the settings say
+    /// how to end: that much of the command line holds in any case.
+    pub fn read(paths: &Paths, log: &mut Log) -> (Self, Result<(), Failure>) {
+        let overrides = read_overrides(paths, log);
+        let (plan, read) = match read_plan(paths) {
+            Ok(plan) => (plan, Ok(())),
+            Err(failure) => {
+                let plan = BootPlan {
+                    failure_wait_ms: DEFAULT_WAIT_MS,
+                    ..BootPlan::default()
+                };
+                (plan, Err(failure))
             }
         };
-        let cmdline = Cmdline::parse(&text);
-        let (overrides, warnings) = Overrides::from_cmdline(&cmdline);
-        for warning in warnings {
-            log.warn(format_args!("{warning}"));
-        }
-        let settings = Self::choose(plan, overrides)?;
+        let settings = Self::choose(plan, &overrides);
         log.debug = settings.debug;
-        let running = process::kernel_release();
-        if !settings.plan.modules.is_empty() && settings.plan.kernel_release != running {
-            log.warn(format_args!(
-                "this mini-initramfs has modules for kernel {}, but {running} is running: \
-                 they will not load; rebuild it for this kernel",
-                settings.plan.kernel_release
-            ));
+        let result = read.and_then(|()| settings.check(overrides.image.as_deref()));
+        if result.is_ok() {
+            settings.warn(log);
         }
-        if settings.plan.auth == Auth::None {
-            log.warn(format_args!(
-                "auth=none in the boot plan: the image is NOT authenticated"
-            ));
-        }
-        Ok(settings)
+        (settings, result)
     }
 
-    fn choose(mut plan: BootPlan, overrides: Overrides) -> Result<Self, Failure> {
-        let all = 0..plan.candidates.len();
-        let candidates: Vec<usize> = match &overrides.image {
-            None => all.collect(),
-            Some(name) => all
-                .filter(|&index| plan.candidates.get(index).is_some_and(|c| c.name == *name))
-                .collect(),
+    fn choose(mut plan: BootPlan, overrides: &Overrides) -> Self {
+        let named = |candidate: &Candidate| match &overrides.image {
+            Some(name) => candidate.name == *name,
+            None => true,
         };
-        if candidates.is_empty() {
-            let names = join(&mut plan.candidates.iter().map(|c| c.name.clone()), ", ");
-            let failure = match overrides.image {
-                Some(name) => Failure::new(format_args!(
-                    "initoverlayfs.image={name} names none of the plan's candidates"
-                )),
-                None => Failure::new(format_args!("the boot plan names no place for an image")),
-            };
-            return Err(failure
-                .seen(vec![format!("candidates in the plan: {}", names)])
-                .advise(
-                    "remove initoverlayfs.image= from the kernel command line, or name one of these",
-                ));
-        }
+        let candidates = (0..plan.candidates.len())
+            .filter(|&index| plan.candidates.get(index).is_some_and(named))
+            .collect();
         if let Some(time) = overrides.device_timeout_ms {
             plan.device_timeout_ms = time;
         }
@@ -101,11 +70,46 @@ impl Settings {
         if let Some(time) = overrides.failure_wait_ms {
             plan.failure_wait_ms = time;
         }
-        Ok(Self {
+        Self {
             plan,
             candidates,
             debug: overrides.debug,
-        })
+        }
+    }
+
+    /// Whether there is anything to try; `image` is what the command line chose.
+    fn check(&self, image: Option<&str>) -> Result<(), Failure> {
+        if !self.candidates.is_empty() {
+            return Ok(());
+        }
+        let names = join(&mut self.plan.candidates.iter().map(|c| c.name.clone()), ", ");
+        let failure = match image {
+            Some(name) => Failure::new(format_args!(
+                "initoverlayfs.image={name} names none of the plan's candidates"
+            )),
+            None => Failure::new(format_args!("the boot plan names no place for an image")),
+        };
+        Err(failure
+            .seen(vec![format!("candidates in the plan: {names}")])
+            .advise(
+                "remove initoverlayfs.image= from the kernel command line, or name one of these",
+            ))
+    }
+
+    fn warn(&self, log: &mut Log) {
+        let running = process::kernel_release();
+        if !self.plan.modules.is_empty() && self.plan.kernel_release != running {
+            log.warn(format_args!(
+                "this mini-initramfs has modules for kernel {}, but {running} is running: \
+                 they will not load; rebuild it for this kernel",
+                self.plan.kernel_release
+            ));
+        }
+        if self.plan.auth == Auth::None {
+            log.warn(format_args!(
+                "auth=none in the boot plan: the image is NOT authenticated"
+            ));
+        }
     }
 
     /// The candidates to try, in order.
@@ -121,6 +125,29 @@ impl Settings {
         let places = join(&mut self.candidates().map(describe_candidate), ", else ");
         format!("{}: image at {places}", self.plan.product)
     }
+}
+
+fn read_overrides(paths: &Paths, log: &mut Log) -> Overrides {
+    let text = match file::read(&paths.cmdline, MAX_CMDLINE) {
+        Ok(text) => text,
+        Err(error) => {
+            log.warn(format_args!(
+                "the kernel command line is not obeyed: {error}"
+            ));
+            Vec::new()
+        }
+    };
+    let (overrides, warnings) = Overrides::from_cmdline(&Cmdline::parse(&text));
+    for warning in warnings {
+        log.warn(format_args!("{warning}"));
+    }
+    overrides
+}
+
+fn read_plan(paths: &Paths) -> Result<BootPlan, Failure> {
+    let bytes =
+        file::read(&paths.plan, MAX_LEN).map_err(|error| no_plan(format_args!("{error}")))?;
+    BootPlan::decode(&bytes).map_err(|error| no_plan(format_args!("{}: {error}", paths.plan)))
 }
 
 /// Where a candidate is, for messages.
@@ -171,7 +198,8 @@ mod tests {
             cmdline: path("cmdline"),
             ..Paths::kernel()
         };
-        (Settings::read(&paths, &mut log), log)
+        let (settings, result) = Settings::read(&paths, &mut log);
+        (result.map(|()| settings), log)
     }
 
     #[test]
@@ -212,12 +240,28 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_or_damaged_plan_is_a_failure_that_says_so() {
+    fn without_a_plan_the_command_line_still_says_how_to_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let cmdline = dir.path().join("cmdline");
         let paths = Paths {
             plan: "/no/such/plan".into(),
+            cmdline: cmdline.to_str().unwrap().into(),
             ..Paths::kernel()
         };
-        let failure = Settings::read(&paths, &mut Log::new()).unwrap_err();
-        assert!(failure.lines(&Log::new(), "")[0].contains("/no/such/plan"));
+        for (words, action, wait) in [
+            ("quiet", OnFailure::Reboot, DEFAULT_WAIT_MS),
+            (
+                "initoverlayfs.on_failure=halt initoverlayfs.failure_wait=2",
+                OnFailure::Halt,
+                2000,
+            ),
+        ] {
+            std::fs::write(&cmdline, words).unwrap();
+            let (settings, result) = Settings::read(&paths, &mut Log::new());
+            let failure = result.unwrap_err();
+            assert!(failure.lines(&Log::new(), "")[0].contains("/no/such/plan"));
+            assert_eq!(settings.plan.on_failure, action);
+            assert_eq!(settings.plan.failure_wait_ms, wait);
+        }
     }
 }
