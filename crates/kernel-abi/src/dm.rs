@@ -87,37 +87,30 @@ impl Mapper {
     /// # Errors
     /// The kernel's, with the step that failed.
     pub fn create(&self, name: &str, uuid: &str, table: &[Target]) -> Result<Mapped> {
-        let created = self.call(
-            "creating mapped device",
-            DM_DEV_CREATE,
-            Request::new(name)?.uuid(uuid)?,
-        )?;
-        let minor = created.minor();
-        self.activate(name, table).inspect_err(|_| {
-            let _ = self.call(
-                "removing mapped device",
-                DM_DEV_REMOVE,
-                match Request::new(name) {
-                    Ok(request) => request,
-                    Err(_) => return,
-                },
-            );
-        })?;
+        let mut request = Request::new(name)?;
+        request.put_text(AT_UUID, UUID_LEN, uuid)?;
+        self.call("creating mapped device", DM_DEV_CREATE, &mut request)?;
+        if let Err(error) = self.activate(name, table) {
+            // What failed first is what has to be said.
+            let _ = self.remove(name, 0);
+            return Err(error);
+        }
         Ok(Mapped {
             name: name.to_string(),
-            path: format!("/dev/dm-{minor}"),
+            path: format!("/dev/dm-{}", request.minor()),
         })
     }
 
     fn activate(&self, name: &str, table: &[Target]) -> Result<()> {
-        let load = Request::new(name)?.flags(FLAG_READONLY).table(table)?;
-        self.call("loading the table of", DM_TABLE_LOAD, load)?;
+        let mut request = Request::new(name)?;
+        request.put_u32(AT_FLAGS, FLAG_READONLY);
+        request.add_table(table)?;
+        self.call("loading the table of", DM_TABLE_LOAD, &mut request)?;
         // Resuming is suspending without the suspend flag.
-        self.call("activating", DM_DEV_SUSPEND, Request::new(name)?)?;
+        self.call("activating", DM_DEV_SUSPEND, &mut Request::new(name)?)?;
         let status = self.status(name)?;
-        let expected: u64 = table.iter().map(|target| target.len).sum();
-        let active: u64 = status.iter().map(|target| target.len).sum();
-        if status.len() != table.len() || expected != active {
+        let sectors = |table: &[Target]| table.iter().map(|target| target.len).sum::<u64>();
+        if status.len() != table.len() || sectors(&status) != sectors(table) {
             return Err(Error::new("reading back the table of", name, Errno::IO));
         }
         Ok(())
@@ -129,23 +122,20 @@ impl Mapper {
     /// # Errors
     /// The kernel's; ENXIO if there is no such device.
     pub fn status(&self, name: &str) -> Result<Vec<Target>> {
+        const OP: &str = "reading the status of";
         let mut room = 4096;
-        loop {
-            let answer = self.call(
-                "reading the status of",
-                DM_TABLE_STATUS,
-                Request::new(name)?.room(room),
-            )?;
-            if answer.u32(AT_FLAGS) & FLAG_BUFFER_FULL == 0 {
-                return answer
+        while room <= 16 << 20 {
+            let mut request = Request::new(name)?;
+            request.make_room(room);
+            self.call(OP, DM_TABLE_STATUS, &mut request)?;
+            if request.u32(AT_FLAGS) & FLAG_BUFFER_FULL == 0 {
+                return request
                     .targets()
-                    .ok_or_else(|| Error::new("reading the status of", name, Errno::BADMSG));
+                    .ok_or_else(|| Error::new(OP, name, Errno::BADMSG));
             }
             room *= 4;
-            if room > 16 << 20 {
-                return Err(Error::new("reading the status of", name, Errno::TOOBIG));
-            }
         }
+        Err(Error::new(OP, name, Errno::TOOBIG))
     }
 
     /// Removes the device as soon as nobody uses it any more.
@@ -153,91 +143,82 @@ impl Mapper {
     /// # Errors
     /// The kernel's.
     pub fn remove_deferred(&self, name: &str) -> Result<()> {
-        self.call(
-            "removing mapped device",
-            DM_DEV_REMOVE,
-            Request::new(name)?.flags(FLAG_DEFERRED_REMOVE),
-        )
-        .map(|_| ())
+        self.remove(name, FLAG_DEFERRED_REMOVE)
+    }
+
+    fn remove(&self, name: &str, flags: u32) -> Result<()> {
+        let mut request = Request::new(name)?;
+        request.put_u32(AT_FLAGS, flags);
+        self.call("removing mapped device", DM_DEV_REMOVE, &mut request)
     }
 
     #[allow(unsafe_code, reason = "ioctl(2) is unsafe to the last")]
-    fn call(&self, op: &'static str, opcode: u32, mut request: Request) -> Result<Request> {
+    fn call(&self, op: &'static str, opcode: u32, request: &mut Request<'_>) -> Result<()> {
         let call = Call {
             opcode,
             buffer: &mut request.bytes,
         };
         // SAFETY: see `Call`; a control descriptor of another driver would
         // answer ENOTTY.
-        match unsafe { rustix::ioctl::ioctl(self.control.as_fd(), call) } {
-            Ok(()) => Ok(request),
-            Err(errno) => Err(Error::new(op, &request.name, errno)),
-        }
+        unsafe { rustix::ioctl::ioctl(self.control.as_fd(), call) }
+            .map_err(|errno| Error::new(op, request.name, errno))
     }
 }
 
 /// A request buffer on the way to the kernel, an answer on the way back.
-struct Request {
+struct Request<'n> {
     bytes: Vec<u8>,
-    name: String,
+    name: &'n str,
 }
 
-impl Request {
-    fn new(name: &str) -> Result<Self> {
+impl<'n> Request<'n> {
+    fn new(name: &'n str) -> Result<Self> {
         let mut request = Self {
-            bytes: alloc::vec![0; STRUCT_LEN],
-            name: name.to_string(),
+            bytes: Vec::new(),
+            name,
         };
+        request.make_room(STRUCT_LEN);
         for (at, part) in VERSION.into_iter().enumerate() {
             request.put_u32(at * 4, part);
         }
         request.put_u32(AT_DATA_START, STRUCT_LEN as u32);
         request.put_text(AT_NAME, NAME_LEN, name)?;
-        Ok(request.room(0))
+        Ok(request)
     }
 
-    fn uuid(mut self, uuid: &str) -> Result<Self> {
-        self.put_text(AT_UUID, UUID_LEN, uuid)?;
-        Ok(self)
-    }
-
-    fn flags(mut self, flags: u32) -> Self {
-        self.put_u32(AT_FLAGS, flags);
-        self
-    }
-
-    /// Grows the buffer by `len` bytes for the kernel's answer.
-    fn room(mut self, len: usize) -> Self {
+    /// Grows the buffer by `len` bytes of zeros.
+    fn make_room(&mut self, len: usize) {
         self.bytes.resize(self.bytes.len() + len, 0);
         let size = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
         self.put_u32(AT_DATA_SIZE, size);
-        self
     }
 
-    fn table(mut self, table: &[Target]) -> Result<Self> {
-        let too_big = || Error::new("loading the table of", &self.name, Errno::TOOBIG);
-        let count = u32::try_from(table.len()).map_err(|_| too_big())?;
+    fn add_table(&mut self, table: &[Target]) -> Result<()> {
+        let error = |errno| Error::new("loading the table of", self.name, errno);
+        let too_big = |_| error(Errno::TOOBIG);
+        let count = u32::try_from(table.len()).map_err(too_big)?;
         let mut payload = Vec::new();
         for target in table {
-            let mut spec = [0u8; SPEC_LEN];
-            spec[..8].copy_from_slice(&target.start.to_ne_bytes());
-            spec[8..16].copy_from_slice(&target.len.to_ne_bytes());
-            // The string, its NUL, and padding to eight bytes.
-            let padded = (target.params.len() + 1).next_multiple_of(8);
-            let next = u32::try_from(SPEC_LEN + padded).map_err(|_| too_big())?;
-            spec[20..24].copy_from_slice(&next.to_ne_bytes());
-            if target.kind.len() > 15 || target.params.contains('\0') {
-                return Err(Error::new("loading the table of", &self.name, Errno::INVAL));
+            if target.kind.len() > 15 || target.params.as_bytes().contains(&0) {
+                return Err(error(Errno::INVAL));
             }
-            spec[24..24 + target.kind.len()].copy_from_slice(target.kind.as_bytes());
-            payload.extend_from_slice(&spec);
-            let end = payload.len() + padded;
+            // The string, its NUL, and padding to eight bytes.
+            let len = SPEC_LEN + (target.params.len() + 1).next_multiple_of(8);
+            let next = u32::try_from(len).map_err(too_big)?;
+            let end = payload.len() + len;
+            payload.extend_from_slice(&target.start.to_ne_bytes());
+            payload.extend_from_slice(&target.len.to_ne_bytes());
+            payload.extend_from_slice(&0u32.to_ne_bytes());
+            payload.extend_from_slice(&next.to_ne_bytes());
+            payload.extend_from_slice(target.kind.as_bytes());
+            payload.resize(end - len + SPEC_LEN, 0);
             payload.extend_from_slice(target.params.as_bytes());
             payload.resize(end, 0);
         }
         self.put_u32(AT_TARGET_COUNT, count);
         self.bytes.extend_from_slice(&payload);
-        Ok(self.room(0))
+        self.make_room(0);
+        Ok(())
     }
 
     fn put_u32(&mut self, at: usize, value: u32) {
@@ -245,7 +226,7 @@ impl Request {
     }
 
     fn put_text(&mut self, at: usize, room: usize, text: &str) -> Result<()> {
-        if text.len() >= room || text.contains('\0') {
+        if text.len() >= room || text.as_bytes().contains(&0) {
             return Err(Error::new("naming mapped device", text, Errno::NAMETOOLONG));
         }
         self.bytes[at..at + text.len()].copy_from_slice(text.as_bytes());
@@ -355,7 +336,8 @@ mod tests {
 
     #[test]
     fn a_table_is_laid_out_as_the_kernel_reads_it() {
-        let request = Request::new("image").unwrap().table(&sample()).unwrap();
+        let mut request = Request::new("image").unwrap();
+        request.add_table(&sample()).unwrap();
         assert_eq!(request.u32(AT_TARGET_COUNT), 2);
         assert_eq!(request.u32(AT_DATA_SIZE) as usize, request.bytes.len());
         let payload = &request.bytes[STRUCT_LEN..];
@@ -370,7 +352,8 @@ mod tests {
     fn a_status_answer_is_read_within_its_bounds() {
         // In answers `next` counts from the payload's start: for the first
         // target both countings agree.
-        let mut request = Request::new("image").unwrap().table(&sample()).unwrap();
+        let mut request = Request::new("image").unwrap();
+        request.add_table(&sample()).unwrap();
         let second = STRUCT_LEN + read_u32(&request.bytes, STRUCT_LEN + 20).unwrap() as usize;
         assert_eq!(request.targets().unwrap(), sample());
         request.put_u32(second + 20, u32::MAX);

@@ -129,6 +129,21 @@ pub fn exists(path: &str) -> bool {
     stat(path).is_ok()
 }
 
+/// Whether the file system at `path` is ramfs or tmpfs, as an initramfs is: what
+/// is in it is gone with the machine's memory anyway.
+///
+/// # Errors
+/// The kernel's.
+pub fn is_in_memory(path: &str) -> Result<bool> {
+    // include/uapi/linux/magic.h
+    const RAMFS_MAGIC: u64 = 0x8584_58f6;
+    const TMPFS_MAGIC: u64 = 0x0102_1994;
+    on_path("looking at the file system of", path, |path| {
+        let magic = u64::try_from(rustix::fs::statfs(path)?.f_type).unwrap_or(0);
+        Ok(magic == RAMFS_MAGIC || magic == TMPFS_MAGIC)
+    })
+}
+
 /// The target of the link at `path`.
 ///
 /// # Errors
@@ -372,6 +387,13 @@ mod tests {
             Errno::FBIG
         );
         assert_eq!(read("/no/such", 10).unwrap_err().errno(), Errno::NOENT);
+    }
+
+    #[test]
+    fn memory_is_told_from_disks() {
+        assert!(is_in_memory("/dev/shm").unwrap());
+        assert!(!is_in_memory("/proc").unwrap());
+        assert!(is_in_memory("/no/such").is_err());
     }
 
     #[test]

@@ -60,10 +60,10 @@ pub fn run(
     let init = handover::find_init(settings, &mounted)?;
     handover::carry_over(&mounted, log)?;
     log.stage("handover", &format!("next is {init} in the image"));
-    boot_json::write(log, settings, &found, &device, &modules, &init);
     handover::enter(&mounted, log)?;
 
     // 8. One process becomes the next.
     log.stage("exec", &init);
+    boot_json::write(log, settings, &found, &device, &modules, &init);
     Err(handover::exec(&init, start))
 }

@@ -15,7 +15,13 @@ use crate::report::join;
 use crate::settings::Settings;
 use crate::stack::ImageDevice;
 
-const FOLDER: &str = "/run/initoverlayfs";
+/// Where it is for everyone.
+pub const PATH: &str = "/run/initoverlayfs/boot.json";
+
+/// Where it is too, in the image's own root: initramfs-tools mounts a `/run` of
+/// its own over the one that it is handed. [`crate::run_init`] carries this one
+/// on then.
+pub const COPY: &str = "/.initoverlayfs/boot.json";
 
 /// Writes it. A boot does not fail for want of a record: failures are logged.
 pub fn write(
@@ -27,11 +33,21 @@ pub fn write(
     init: &str,
 ) {
     let text = render(&log.stages, settings, found, device, modules, init);
-    let result = file::mkdir(FOLDER)
-        .and_then(|()| file::write(&format!("{FOLDER}/boot.json"), text.as_bytes()));
-    if let Err(error) = result {
-        log.warn(format_args!("no record of this boot: {error}"));
+    for path in [PATH, COPY] {
+        if let Err(error) = put(path, text.as_bytes()) {
+            log.warn(format_args!("no record of this boot: {error}"));
+        }
     }
+}
+
+/// Writes a record, making its folder.
+///
+/// # Errors
+/// The kernel's.
+pub fn put(path: &str, text: &[u8]) -> kernel_abi::Result<()> {
+    let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    file::mkdir(folder)?;
+    file::write(path, text)
 }
 
 /// The document, of format version 1: times are microseconds, sizes bytes.

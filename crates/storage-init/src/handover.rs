@@ -7,7 +7,7 @@ use alloc::string::String;
 
 use freestanding::Start;
 use kernel_abi::file::{self, Kind};
-use kernel_abi::{mount, process};
+use kernel_abi::{Errno, mount, process};
 
 use crate::log::Log;
 use crate::report::Failure;
@@ -71,8 +71,13 @@ pub fn enter(mounted: &Mounted, log: &mut Log) -> Result<(), Failure> {
     }
     mount::chdir(&mounted.root)?;
     // Its RAM cannot be had back once the root has changed. A file that cannot
-    // be removed costs memory and nothing else.
-    if let Err(error) = file::remove_tree("/") {
+    // be removed costs memory and nothing else. A root that is no initramfs is
+    // somebody's data: it is left alone.
+    if !file::is_in_memory("/")? {
+        log.warn(format_args!(
+            "the root is no initramfs; nothing in it is removed"
+        ));
+    } else if let Err(error) = file::remove_tree("/") {
         log.warn(format_args!(
             "not all of the mini-initramfs is freed: {error}"
         ));
@@ -96,8 +101,14 @@ pub fn exec(init: &str, start: &Start) -> Failure {
         None => args.push(path.clone()),
     }
     let error = process::exec(&path, &args, &start.env);
-    Failure::from(error).advise(
-        "the init or its dynamic loader is missing or for another architecture; build the image \
-         again",
-    )
+    let advice = match error.errno() {
+        Errno::IO => {
+            "the image or the disk is damaged: the kernel's log above has more; install again"
+        }
+        _ => {
+            "the init or its dynamic loader is missing, not executable or for another \
+             architecture; build the image again"
+        }
+    };
+    Failure::from(error).advise(advice)
 }

@@ -30,9 +30,17 @@ pub mod setup;
 pub mod stack;
 
 use freestanding::Start;
+use kernel_abi::process;
 
 /// The whole life of PID 1: boot, or say why not and end as the plan says.
 pub fn main(start: &Start) -> ! {
+    if !process::is_init() {
+        process::write_error(
+            "storage-init is the first process of a mini-initramfs and does nothing else; \
+             initoverlayfs build makes one\n",
+        );
+        process::exit(1);
+    }
     let mut log = log::Log::new();
     let mut settings = None;
     let failure = match boot::run(start, &mut log, &mut settings) {

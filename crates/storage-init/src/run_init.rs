@@ -23,6 +23,11 @@ use freestanding::Start;
 use kernel_abi::kmsg::{self, Level};
 use kernel_abi::{file, mount, process};
 
+use crate::boot_json;
+
+/// The greatest record that is carried on, in bytes.
+const MAX_RECORD: usize = 1 << 20;
+
 /// What the command line asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Request {
@@ -97,6 +102,7 @@ pub fn main(start: &Start) -> ! {
 
 /// Switches and executes; returns why that failed.
 fn switch(request: &Request, start: &Start) -> String {
+    keep_record(&request.root);
     if let Err(error) = mount::chdir(&request.root) {
         return format!("{error}");
     }
@@ -117,6 +123,16 @@ fn switch(request: &Request, start: &Start) -> String {
     match request.init.first() {
         Some(init) => format!("{}", process::exec(init, &request.init, &start.env)),
         None => "no init is named".into(),
+    }
+}
+
+/// Puts storage-init's record of the boot where the next system looks for it, if
+/// the initramfs has hidden it behind a `/run` of its own. Nothing depends on it.
+fn keep_record(root: &str) {
+    let path = format!("{root}{}", boot_json::PATH);
+    if !file::exists(&path) {
+        let _ =
+            file::read(boot_json::COPY, MAX_RECORD).and_then(|text| boot_json::put(&path, &text));
     }
 }
 

@@ -82,7 +82,10 @@ impl Settings {
         if !self.candidates.is_empty() {
             return Ok(());
         }
-        let names = join(&mut self.plan.candidates.iter().map(|c| c.name.clone()), ", ");
+        let names = join(
+            &mut self.plan.candidates.iter().map(|c| c.name.clone()),
+            ", ",
+        );
         let failure = match image {
             Some(name) => Failure::new(format_args!(
                 "initoverlayfs.image={name} names none of the plan's candidates"
