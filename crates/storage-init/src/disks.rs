@@ -104,9 +104,22 @@ impl Inventory {
         parts
     }
 
+    /// Whether a table has a partition that `selector` means and that the kernel
+    /// does not show: it goes by the backup of a damaged table only if it is told
+    /// to.
+    #[must_use]
+    pub fn hides(&self, selector: &Selector, paths: &Paths) -> bool {
+        self.disks.iter().any(|disk| {
+            disk.partitions.iter().flatten().any(|entry| {
+                selects(selector, entry)
+                    && !kernel_agrees(&partition_name(&disk.name, entry.number), entry, paths)
+            })
+        })
+    }
+
     /// One line a disk, for the failure report.
     #[must_use]
-    pub fn describe(&self) -> Vec<String> {
+    pub fn describe(&self, paths: &Paths) -> Vec<String> {
         self.disks
             .iter()
             .map(|disk| {
@@ -116,7 +129,7 @@ impl Inventory {
                     Ok(partitions) => {
                         let mut list = partitions
                             .iter()
-                            .map(|entry| describe_partition(name, entry));
+                            .map(|entry| describe_partition(name, entry, paths));
                         format!("disk {name}, {size} MiB, GPT: {}", join(&mut list, "; "))
                     }
                 }
@@ -125,16 +138,19 @@ impl Inventory {
     }
 }
 
-fn describe_partition(disk: &str, entry: &Partition) -> String {
+fn describe_partition(disk: &str, entry: &Partition, paths: &Paths) -> String {
+    let name = partition_name(disk, entry.number);
+    let hidden = match kernel_agrees(&name, entry, paths) {
+        true => "",
+        false => ", not shown by the kernel",
+    };
     let kind = match iofs_gpt::types::name(entry.type_guid) {
         Some(name) => name.into(),
         None => format!("type {}", entry.type_guid),
     };
     format!(
-        "{} \"{}\" ({kind}, PARTUUID={})",
-        partition_name(disk, entry.number),
-        entry.name,
-        entry.part_guid
+        "{name} \"{}\" ({kind}, PARTUUID={}{hidden})",
+        entry.name, entry.part_guid
     )
 }
 
@@ -307,7 +323,7 @@ pub(crate) mod tests {
         ] {
             assert!(inventory.matching(&selector, &paths).is_empty());
         }
-        assert!(inventory.describe()[0].contains("nvme0n1p1 \"image\""));
+        assert!(inventory.describe(&paths)[0].contains("nvme0n1p1 \"image\""));
     }
 
     #[test]
@@ -317,11 +333,12 @@ pub(crate) mod tests {
         std::fs::write(dir.path().join("sys/class/block/sda1/start"), "34\n").unwrap();
         let mut inventory = Inventory::default();
         inventory.refresh(&paths);
-        assert!(
-            inventory
-                .matching(&Selector::TypeGuid(TYPE), &paths)
-                .is_empty()
-        );
+        let selector = Selector::TypeGuid(TYPE);
+        assert!(inventory.matching(&selector, &paths).is_empty());
+        assert!(inventory.hides(&selector, &paths));
+        assert!(!inventory.hides(&Selector::TypeGuid(UNIQUE), &paths));
+        let lines = inventory.describe(&paths);
+        assert!(lines[0].contains("not shown by the kernel"), "{lines:?}");
     }
 
     #[test]
@@ -336,7 +353,7 @@ pub(crate) mod tests {
         }
         let mut inventory = Inventory::default();
         inventory.refresh(&paths);
-        let lines = inventory.describe();
+        let lines = inventory.describe(&paths);
         assert_eq!(lines.len(), 1);
         assert!(lines[0].starts_with("disk sda"), "{lines:?}");
     }

@@ -217,7 +217,7 @@ impl<'a> Search<'a> {
             .settings
             .candidates()
             .map(|candidate| format!("the image {}", describe_candidate(candidate)));
-        let mut seen: Vec<String> = self.inventory.describe();
+        let mut seen: Vec<String> = self.inventory.describe(self.paths);
         if seen.is_empty() {
             seen.push("no disk at all".into());
         }
@@ -230,6 +230,13 @@ impl<'a> Search<'a> {
         let advice = if self.inventory.disks.is_empty() {
             "no storage driver in this mini-initramfs found its device: build it with \
              --modules generic, or name the driver of the disk"
+        } else if self
+            .settings
+            .candidates()
+            .any(|candidate| self.inventory.hides(&candidate.partition, self.paths))
+        {
+            "the kernel does not go by the partition table's backup, as storage-init does: repair \
+             the table, or boot with \"gpt\" on the kernel command line"
         } else if self.misses.is_empty() {
             "no partition is the one that was awaited: compare the list above with the plan \
              (initoverlayfs inspect), or reinstall"
