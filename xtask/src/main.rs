@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod boots;
 mod counts;
 mod debian;
 mod demo;

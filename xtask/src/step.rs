@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
-use vmtest::guest::{Guest, workspace};
+use vmtest::guest::{self, Guest, workspace};
 
 /// How much of a failed step's output is shown, in lines.
 const SHOWN_LINES: usize = 80;
@@ -23,9 +23,8 @@ pub(crate) fn logs() -> io::Result<PathBuf> {
 
 /// A cargo command in the workspace.
 pub(crate) fn cargo(args: &[&str]) -> Command {
-    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(program);
-    command.current_dir(workspace()).args(args);
+    let mut command = guest::cargo();
+    command.args(args);
     command
 }
 

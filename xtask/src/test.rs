@@ -7,8 +7,9 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use crate::counts::Counts;
+use crate::debian;
 use crate::step::{self, Finished, cargo};
-use crate::{debian, dist};
+use vmtest::dist::DIST_ENV;
 use vmtest::tier::ENABLE_ENV;
 
 /// What to run.
@@ -81,8 +82,8 @@ const STEPS: &[Step] = &[
             execute(command, log)
         },
     ),
-    step("release programs", false, |_, _, _| {
-        dist::build()?;
+    step("release programs", false, |_, _, log| {
+        vmtest::dist::build(log)?;
         Ok(done("target/dist"))
     }),
     step("build with Debian 13's Rust", false, |_, _, log| {
@@ -93,10 +94,10 @@ const STEPS: &[Step] = &[
         Ok(done(guest.kernel_release()))
     }),
     step("user-mode-linux tests", true, |args, filter, log| {
-        execute(machine_tests("uml", args, filter), log)
+        machine_tests("uml", args, filter, log)
     }),
     step("QEMU tests", true, |args, filter, log| {
-        execute(machine_tests("qemu", args, filter), log)
+        machine_tests("qemu", args, filter, log)
     }),
 ];
 
@@ -118,12 +119,20 @@ fn done(what: &str) -> Finished {
     }
 }
 
-fn machine_tests(tier: &str, args: &Args, filter: Option<&str>) -> Command {
+fn machine_tests(
+    tier: &str,
+    args: &Args,
+    filter: Option<&str>,
+    log: &Path,
+) -> Result<Finished, Box<dyn Error>> {
+    // Built already, unless only this step runs.
+    let programs = vmtest::dist::build(log)?;
     let mut command = cargo(&["test", "--package", "vmtest", "--test", tier]);
     command
         .args(filter)
+        .env(DIST_ENV, programs)
         .env(ENABLE_ENV, if args.all { "all" } else { "1" });
-    command
+    execute(command, log)
 }
 
 /// Runs the steps; a failing one does not keep the later ones from running.

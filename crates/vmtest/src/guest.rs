@@ -204,16 +204,25 @@ fn make(dir: &Path, progress: &mut dyn FnMut(&str)) -> Result<(), Error> {
 /// # Errors
 /// [`Error::Program`] if cargo fails.
 pub fn build_freestanding(package: &str, log: &Path) -> Result<PathBuf, Error> {
-    let root = workspace();
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     command::run_logged(
-        Command::new(cargo)
-            .current_dir(&root)
-            .args(["build", "--package", package])
-            .args(["--features", "freestanding", "--profile", "pid1"]),
+        cargo().args(["build", "--package", package]).args([
+            "--features",
+            "freestanding",
+            "--profile",
+            "pid1",
+        ]),
         log,
     )?;
     Ok(target_dir().join("pid1").join(package))
+}
+
+/// A cargo command in the workspace.
+#[must_use]
+pub fn cargo() -> Command {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(program);
+    command.current_dir(workspace());
+    command
 }
 
 /// Where cargo puts what it builds from this workspace.

@@ -12,11 +12,13 @@ pub mod cache;
 pub mod command;
 pub mod debian;
 pub mod disk;
+pub mod dist;
 mod error;
 pub mod guest;
 pub mod initramfs;
 pub mod mirror;
 pub mod packages;
+pub mod set;
 pub mod tier;
 pub mod uml;
 

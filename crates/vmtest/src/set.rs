@@ -1,0 +1,133 @@
+//! Built sets: what `initoverlayfs build` makes of a guest's initramfs, and the
+//! disk that it boots from.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use iofs_gpt::{Layout, Uuid};
+use serde_json::Value;
+
+use crate::disk::{self, Entry, Partition, fat};
+use crate::guest::Guest;
+use crate::{Error, command};
+
+/// PARTUUIDs of the disks that are made here.
+pub const ESP_GUID: Uuid = Uuid::from_u128(0x1f0f_5a7e_0000_4000_8000_0000_0000_00e5);
+/// See [`ESP_GUID`].
+pub const ROOT_GUID: Uuid = Uuid::from_u128(0x1f0f_5a7e_0000_4000_8000_0000_0000_0050);
+const DISK_GUID: Uuid = Uuid::from_u128(0x1f0f_5a7e_0000_4000_8000_0000_0000_00d0);
+
+/// Room on an ESP beside the image, in bytes: tables and folders.
+const ESP_SLACK: u64 = 16 << 20;
+
+/// The least size of an ESP, in bytes.
+const ESP_LEAST: u64 = 64 << 20;
+
+/// A folder with kernel, mini-initramfs, image and build.json.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Set {
+    /// The folder.
+    pub dir: PathBuf,
+    /// Where the boot looks for the image on its partition.
+    pub image_path: String,
+}
+
+/// How a set is built.
+#[derive(Debug, Clone, Copy)]
+pub struct Recipe<'a> {
+    /// The folder with the programs.
+    pub dist: &'a Path,
+    /// Whose kernel and modules.
+    pub guest: &'a Guest,
+    /// The initramfs whose files become the image.
+    pub initrd: &'a Path,
+    /// Which storage drivers: `generic`, or module names.
+    pub modules: &'a str,
+}
+
+impl Recipe<'_> {
+    /// The command that builds into `dir`, as a user would type it.
+    #[must_use]
+    pub fn command(&self, dir: &Path) -> Command {
+        let mut command = Command::new(self.dist.join("initoverlayfs"));
+        command
+            .arg("build")
+            .arg("--initrd")
+            .arg(self.initrd)
+            .arg("--sysroot")
+            .arg(self.guest.tree())
+            .args(["--modules", self.modules, "--auth", "none", "--output"])
+            .arg(dir);
+        command
+    }
+
+    /// Builds into `dir`, which need not exist.
+    ///
+    /// # Errors
+    /// [`Error::Program`] if the build fails.
+    pub fn build(&self, dir: &Path) -> Result<Set, Error> {
+        command::output(&mut self.command(dir))?;
+        Set::open(dir)
+    }
+}
+
+impl Set {
+    /// The set in `dir`.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Disk`] if its build.json is not understood.
+    pub fn open(dir: &Path) -> Result<Self, Error> {
+        let path = dir.join("build.json");
+        let bytes = fs::read(&path).map_err(Error::io(format!("reading {}", path.display())))?;
+        let manifest: Value = serde_json::from_slice(&bytes)
+            .map_err(|e| Error::Disk(format!("{}: {e}", path.display())))?;
+        let file = manifest
+            .pointer("/candidates/0/file")
+            .and_then(Value::as_str)
+            .ok_or_else(|| Error::Disk(format!("{} names no file", path.display())))?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            image_path: file.to_owned(),
+        })
+    }
+
+    /// The image.
+    #[must_use]
+    pub fn image(&self) -> PathBuf {
+        self.dir.join("image.erofs")
+    }
+
+    /// The mini-initramfs.
+    #[must_use]
+    pub fn mini_initramfs(&self) -> PathBuf {
+        self.dir.join("mini-initramfs.img")
+    }
+
+    /// Makes a disk with an ESP that has the image and with the guest's root.
+    /// Its size is a power of two.
+    ///
+    /// # Errors
+    /// [`Error::Program`], [`Error::Io`].
+    pub fn disk(&self, path: &Path, guest: &Guest, block_size: u32) -> Result<(), Error> {
+        let esp = path.with_extension("esp");
+        let least = u64::from(block_size / 512) * ESP_LEAST;
+        let format = fat::Format {
+            sector_size: block_size,
+            ..fat::Format::new((disk::file_size(&self.image())? + ESP_SLACK).max(least))
+        };
+        let to = self.image_path.trim_start_matches('/');
+        fat::make(&esp, format, &[Entry::new(to, self.image())])?;
+        let mut partitions = [
+            Partition::esp(ESP_GUID, &esp)?,
+            Partition::root(ROOT_GUID, guest.root_image())?,
+        ];
+        // QEMU's SD cards have a power of two; it costs no more than a hole.
+        let size = Layout::disk_size_for(partitions.iter().map(|p| p.size), block_size);
+        if let Some(last) = partitions.last_mut() {
+            last.size += size.next_power_of_two() - size;
+        }
+        disk::make(path, block_size, DISK_GUID, &partitions)?;
+        fs::remove_file(&esp).map_err(Error::io(format!("removing {}", esp.display())))
+    }
+}

@@ -1,0 +1,120 @@
+//! Boots of the guest through storage-init.
+
+use std::fs;
+
+use libtest_mimic::Failed;
+use qemu_driver::{Bus, Disk, Outcome};
+use serde_json::Value;
+use vmtest::guest;
+use vmtest::set::Set;
+
+use crate::Test;
+use crate::support::{Ground, expect, facts, fail};
+
+pub(crate) const TESTS: &[Test] = &[
+    Test::new("plain_dracut_reaches_multi_user", plain_dracut),
+    Test::new("dracut_image_reaches_multi_user", dracut),
+    Test::new("initramfs_tools_image_reaches_multi_user", |ground| {
+        initramfs_tools(ground)
+    }),
+    Test::new("one_image_boots_from_virtio_scsi", |ground| {
+        bus(ground, Bus::VirtioScsi, 512)
+    }),
+    Test::new(
+        "one_image_boots_from_nvme_with_4096_byte_blocks",
+        |ground| bus(ground, Bus::Nvme, 4096),
+    ),
+    Test::new("one_image_boots_from_ahci", |ground| {
+        bus(ground, Bus::Ahci, 512)
+    }),
+    Test::new("one_image_boots_from_usb", |ground| {
+        bus(ground, Bus::Usb, 512)
+    }),
+    Test::slow("one_image_boots_from_an_sd_card", |ground| {
+        bus(ground, Bus::Sd, 512)
+    }),
+    Test::slow(
+        "one_image_boots_from_virtio_blk_with_4096_byte_blocks",
+        |ground| bus(ground, Bus::VirtioBlk, 4096),
+    ),
+];
+
+const FACTS: &str = "iofs-test.facts=mounts,modules,failed,boot-json";
+
+/// The guest on its own: what fails here is not storage-init's fault.
+fn plain_dracut(ground: &Ground) -> Result<(), Failed> {
+    let disk = Disk::scratch(ground.guest.root_image(), Bus::VirtioBlk);
+    let outcome = ground.boot(&ground.guest.dracut_initrd(), disk, FACTS)?;
+    expect(&outcome, guest::REACHED)?;
+    multi_user_is_sound(&outcome, "/dev/vda")
+}
+
+fn dracut(ground: &Ground) -> Result<(), Failed> {
+    let outcome = through_image(ground, ground.dracut()?)?;
+    // systemd turns the guest off by way of its exitrd or not: no matter, but
+    // no loop device or map of the old root may be left.
+    multi_user_is_sound(&outcome, "/dev/vda2")?;
+    image_was_used(&outcome)
+}
+
+fn initramfs_tools(ground: &Ground) -> Result<(), Failed> {
+    let outcome = through_image(ground, ground.initramfs_tools()?)?;
+    multi_user_is_sound(&outcome, "/dev/vda2")?;
+    image_was_used(&outcome)
+}
+
+/// Boots the set from a disk with an ESP and the root, to multi-user.
+fn through_image(ground: &Ground, set: &Set) -> Result<Outcome, Failed> {
+    let path = ground.dir().join("disk.img");
+    set.disk(&path, &ground.guest, 512)?;
+    let disk = Disk::scratch(&path, Bus::VirtioBlk);
+    let outcome = ground.boot(&set.mini_initramfs(), disk, FACTS)?;
+    fs::remove_file(&path)?;
+    expect(&outcome, guest::REACHED)?;
+    Ok(outcome)
+}
+
+fn multi_user_is_sound(outcome: &Outcome, device: &str) -> Result<(), Failed> {
+    let root = format!("/ {device} ext4");
+    let mounts = facts(outcome, "mount");
+    if !mounts.iter().any(|mount| mount.starts_with(&root)) {
+        return Err(fail(outcome, &format!("no mount {root:?}")));
+    }
+    match facts(outcome, "failed").first() {
+        Some(unit) => Err(fail(outcome, &format!("a unit failed: {unit}"))),
+        None => Ok(()),
+    }
+}
+
+/// The report is there, and no file system of the boot partition was mounted.
+fn image_was_used(outcome: &Outcome) -> Result<(), Failed> {
+    let text = facts(outcome, "boot-json").join("\n");
+    let report: Value =
+        serde_json::from_str(&text).map_err(|e| fail(outcome, &format!("boot.json: {e}")))?;
+    if report.pointer("/image/candidate") != Some(&Value::from("esp")) {
+        return Err(fail(outcome, "boot.json names another candidate than esp"));
+    }
+    match facts(outcome, "module")
+        .iter()
+        .find(|module| ["fat", "vfat", "msdos"].contains(*module))
+    {
+        Some(module) => Err(fail(outcome, &format!("module {module} was loaded"))),
+        None => Ok(()),
+    }
+}
+
+/// The mini-initramfs for any machine, to the init of the root on this bus.
+fn bus(ground: &Ground, bus: Bus, block_size: u32) -> Result<(), Failed> {
+    let set = ground.generic()?;
+    let path = ground.dir().join("disk.img");
+    set.disk(&path, &ground.guest, block_size)?;
+    let disk = Disk {
+        block_size,
+        ..Disk::scratch(&path, bus)
+    };
+    let append = format!("init={}", guest::MARK);
+    let outcome = ground.boot(&set.mini_initramfs(), disk, &append)?;
+    fs::remove_file(&path)?;
+    expect(&outcome, "storage-init: [stage exec]")?;
+    expect(&outcome, guest::MARKED)
+}

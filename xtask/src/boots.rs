@@ -1,0 +1,106 @@
+//! Boots that demo and bench compare: what is booted, and what it cost.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use qemu_driver::{Accel, Arch, Boot, Bus, Disk, Error, Machine, Outcome, RunOptions, Vm};
+use vmtest::guest::{self, Guest};
+
+/// The limit on one boot, in wall time.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// One way to boot the guest.
+#[derive(Debug, Clone)]
+pub(crate) struct Way {
+    /// For the table.
+    pub(crate) name: String,
+    /// What the firmware loads beside the kernel.
+    pub(crate) initrd: PathBuf,
+    /// Words for the kernel beside console and root.
+    pub(crate) append: String,
+    /// The disk with the root and, if the way needs it, the image.
+    pub(crate) disk: PathBuf,
+}
+
+impl Way {
+    /// Boots to the end.
+    pub(crate) fn boot(
+        &self,
+        guest: &Guest,
+        accel: Accel,
+        icount: bool,
+        tee: Option<Box<dyn Write + Send>>,
+    ) -> Result<Outcome, Error> {
+        let mut machine = Machine::new(
+            Arch::X86_64,
+            accel,
+            Boot::Direct {
+                kernel: guest.kernel(),
+                initrd: Some(self.initrd.clone()),
+                append: format!(
+                    "console=ttyS0 panic=-1 root=LABEL={} rw {}",
+                    guest::ROOT_LABEL,
+                    self.append
+                ),
+            },
+        );
+        machine.icount = icount;
+        machine
+            .disks
+            .push(Disk::scratch(&self.disk, Bus::VirtioBlk));
+        let options = RunOptions {
+            count_memory: true,
+            tee,
+            ..RunOptions::default()
+        };
+        Vm::start(&machine, options)?.finish(LIMIT)
+    }
+}
+
+/// When things happened, by the guest's clock, and what was read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cost {
+    /// The first init after the kernel's own: storage-init's exec of the
+    /// image's, or the initramfs's own, which the kernel executes.
+    pub(crate) first_init: Option<Duration>,
+    /// The marker init on the root.
+    pub(crate) mark: Option<Duration>,
+    /// systemd on the root.
+    pub(crate) root_init: Option<Duration>,
+    /// multi-user.target.
+    pub(crate) multi_user: Option<Duration>,
+    /// Bytes read from the disk.
+    pub(crate) read: u64,
+    /// Bytes of memory touched.
+    pub(crate) touched: u64,
+}
+
+/// storage-init's last line before the image's init.
+const EXEC: &str = "storage-init: [stage exec]";
+
+/// The kernel's line before the initramfs's init.
+const RUN_INIT: &str = "Run /init as init process";
+
+/// systemd's first line, in the initramfs and again on the root.
+const SYSTEMD: &str = " running in system mode ";
+
+impl Cost {
+    /// Reads a boot's console and statistics.
+    pub(crate) fn of(outcome: &Outcome) -> Self {
+        let mut systemd = outcome
+            .lines
+            .iter()
+            .filter_map(|line| line.kernel.as_ref())
+            .filter(|(_, text)| text.starts_with("systemd[1]: ") && text.contains(SYSTEMD))
+            .map(|(time, _)| *time);
+        Self {
+            first_init: outcome.time_of(EXEC).or_else(|| outcome.time_of(RUN_INIT)),
+            mark: outcome.time_of(guest::MARKED),
+            root_init: systemd.next_back(),
+            multi_user: outcome.time_of(guest::REACHED),
+            read: outcome.disks.iter().map(|disk| disk.read_bytes).sum(),
+            touched: outcome.touched_bytes.unwrap_or(0),
+        }
+    }
+}
