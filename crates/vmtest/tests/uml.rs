@@ -19,6 +19,8 @@ mod faults;
 mod ground;
 #[path = "uml/handover.rs"]
 mod handover;
+#[path = "uml/hotplug.rs"]
+mod hotplug;
 #[path = "uml/places.rs"]
 mod places;
 #[path = "uml/support.rs"]
@@ -45,7 +47,13 @@ impl Test {
     }
 }
 
-const TESTS: &[&[Test]] = &[ground::TESTS, places::TESTS, handover::TESTS, faults::TESTS];
+const TESTS: &[&[Test]] = &[
+    ground::TESTS,
+    places::TESTS,
+    hotplug::TESTS,
+    handover::TESTS,
+    faults::TESTS,
+];
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();

@@ -14,7 +14,7 @@ use vmtest::disk::Partition;
 use vmtest::uml::UmlExit;
 
 use crate::Test;
-use crate::support::{Boot, FILE, FIRST, Ground, SECOND, on_esp, partition_at};
+use crate::support::{Boot, FILE, FIRST, Ground, SECOND, TYPE, on_esp, partition_at};
 use crate::volumes;
 
 pub(crate) const TESTS: &[Test] = &[
@@ -28,6 +28,7 @@ pub(crate) const TESTS: &[Test] = &[
     Test::new("fault_fat_chain_that_loops", fat_loop),
     Test::new("fault_fat_without_its_boot_sector", fat_no_boot_sector),
     Test::new("fault_gpt_destroyed", gpt_destroyed),
+    Test::new("fault_label_that_would_forge_the_log", forged_label),
     Test::new("primary_gpt_destroyed", gpt_primary_destroyed),
     Test::new("fault_no_plan", no_plan),
     Test::new("fault_no_plan_and_no_words", usual_end),
@@ -200,6 +201,28 @@ fn gpt_destroyed(ground: &Ground) -> Result<(), Failed> {
     boot.fails(
         NOT_FOUND,
         &["awaited: the image PARTUUID=", "seen: disk ubda, ", "GPT"],
+    );
+    Ok(())
+}
+
+/// A label is anybody's: it must not become lines or colours of the report.
+fn forged_label(ground: &Ground) -> Result<(), Failed> {
+    let mut boot = Boot::new(ground, &[on_esp()]);
+    boot.disk(&[Partition {
+        type_guid: TYPE,
+        guid: FIRST,
+        label: "\u{1b}[2J\nstorage-init: all is well".to_owned(),
+        size: 1 << 20,
+        content: None,
+    }]);
+    let seen = boot
+        .words("initoverlayfs.timeout=1")
+        .fails(NOT_FOUND, &["storage-init: all is well\" (type "]);
+    let lines = &seen.outcome.lines;
+    assert!(
+        !lines
+            .iter()
+            .any(|line| line.message().starts_with("storage-init: all is well"))
     );
     Ok(())
 }

@@ -73,10 +73,21 @@ fn partition(ground: &Ground, selector: Selector) -> Result<(), Failed> {
     Ok(())
 }
 
+/// What must be so of the loop device: cached once, gone with its last user,
+/// never written to.
+const LOOP: [&str; 3] = [
+    "/sys/block/loop0/loop/dio",
+    "/sys/block/loop0/loop/autoclear",
+    "/sys/block/loop0/ro",
+];
+
 fn boot_file(ground: &Ground, make: fn(&Path, &Path), candidate: Candidate) -> Seen {
     let mut boot = Boot::new(ground, &[candidate]);
     boot.esp(make);
     boot.words("testinit.sum=/data testinit.stacked testinit.cat=/proc/modules");
+    for file in LOOP {
+        boot.words(&format!("testinit.cat={file}"));
+    }
     let seen = boot.succeeds();
     seen.data_is_intact();
     seen
@@ -87,6 +98,9 @@ fn whole_file(ground: &Ground, make: fn(&Path, &Path)) -> Result<(), Failed> {
     let seen = boot_file(ground, make, on_esp());
     seen.expects("KiB in 1 extent");
     seen.expects("[stage image] /dev/loop0 (loop, direct I/O)");
+    for file in LOOP {
+        assert_eq!(seen.fact(file), "1", "{file}");
+    }
     assert_eq!(seen.fact("stacked"), "loop0");
     let modules = seen.facts("/proc/modules").join("\n");
     assert!(!modules.contains("dm_mod"), "{modules}");

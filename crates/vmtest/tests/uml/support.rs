@@ -281,6 +281,11 @@ impl<'g> Boot<'g> {
         path
     }
 
+    /// Takes the last disk away again, and gives its file.
+    pub(crate) fn unplug(&mut self) -> PathBuf {
+        self.disks.pop().unwrap()
+    }
+
     /// Overwrites bytes of disk `index`.
     pub(crate) fn damage(&self, index: usize, offset: u64, bytes: &[u8]) {
         let disk = fs::File::options()
