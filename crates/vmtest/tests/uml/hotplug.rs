@@ -24,7 +24,7 @@ pub(crate) const TESTS: &[Test] = &[
 const DELAY: Duration = Duration::from_millis(700);
 
 /// How long a disk may take from being plugged in to being taken, in seconds.
-const AT_ONCE: f64 = 0.8;
+const AT_ONCE: f64 = 1.5;
 
 /// Asks the guest whose control socket is in `folder` to do something.
 fn ask(folder: &Path, command: &str) {
