@@ -313,3 +313,86 @@ fn add<const N: usize>(field: &Modulus<[u64; N]>, p: &Point<N>, q: &Point<N>) ->
     let z = field.mul(&field.mul(&p.z, &q.z), &h);
     Point { x, y, z }
 }
+
+/// What the unit tests ask of the curves, from inside.
+#[cfg(test)]
+pub(crate) mod laws {
+    use super::*;
+
+    /// `digits` must describe `scalar`.
+    pub(crate) fn digits<const N: usize>(scalar: &[u64; N]) {
+        let digits = super::digits(scalar);
+        let mut sum = [0; N];
+        let mut last = None;
+        for (at, &digit) in digits.iter().enumerate().rev() {
+            let copy = sum;
+            add_assign(&mut sum, &copy);
+            let mut limb = [0; N];
+            limb[0] = u64::from(digit.unsigned_abs());
+            if digit < 0 {
+                sub_assign(&mut sum, &limb);
+            } else {
+                add_assign(&mut sum, &limb);
+            }
+            if digit != 0 {
+                assert!(digit % 2 != 0 && digit.abs() < 16);
+                assert!(last.is_none_or(|last| last - at >= 5));
+                last = Some(at);
+            }
+        }
+        assert_eq!(&sum, scalar);
+    }
+
+    /// Sums of multiples of the base point are what they should be, through
+    /// every special case of an addition.
+    pub(crate) fn check<const N: usize>(curve: &Curve<N>) {
+        let field = Modulus::new(curve.p).unwrap();
+        let g = Point {
+            x: field.enter(&curve.g.0),
+            y: field.enter(&curve.g.1),
+            z: one(&field),
+        };
+        let affine = |point: &Point<N>| {
+            let mut exponent = curve.p;
+            let mut two = [0; N];
+            two[0] = 2;
+            sub_assign(&mut exponent, &two);
+            let inverse = field.pow(&point.z, &exponent);
+            let square = field.mul(&inverse, &inverse);
+            let cube = field.mul(&square, &inverse);
+            (field.mul(&point.x, &square), field.mul(&point.y, &cube))
+        };
+        let small = |value: u64| {
+            let mut scalar = [0; N];
+            scalar[0] = value;
+            scalar
+        };
+        let times = |a: &[u64; N], b: &[u64; N]| multiply_both(&field, (&g, a), (&g, b));
+        let minus = |value: u64| {
+            let mut scalar = curve.n;
+            sub_assign(&mut scalar, &small(value));
+            scalar
+        };
+        assert!(is_zero(&times(&small(0), &small(0)).z));
+        // n·G is the point at infinity, also as a sum of opposites.
+        for value in [1, 2, 15, 16, 17, 1 << 40] {
+            assert!(is_zero(&times(&small(value), &minus(value)).z), "{value}");
+            assert!(is_zero(&times(&minus(value), &small(value)).z), "{value}");
+        }
+        // Repeated additions agree with multiples.
+        let mut sum = g.clone();
+        for value in 2..200 {
+            sum = add(&field, &sum, &g);
+            assert_eq!(affine(&sum), affine(&times(&small(value), &small(0))));
+            assert_eq!(affine(&sum), affine(&times(&small(1), &small(value - 1))));
+        }
+        // The opposite has the same x.
+        let (x, y) = affine(&times(&minus(3), &small(2)));
+        assert_eq!(x, g.x);
+        assert_eq!(field.add(&y, &g.y), [0; N]);
+        let infinity = times(&small(0), &small(0));
+        assert_eq!(affine(&add(&field, &infinity, &g)), affine(&g));
+        assert_eq!(affine(&add(&field, &g, &infinity)), affine(&g));
+        assert!(is_zero(&double(&field, &infinity).z));
+    }
+}

@@ -22,17 +22,21 @@
 //! # What is not checked
 //! No chain is built: what is trusted is exactly the certificates handed in, as
 //! systemd does with those in `/etc/verity.d` and the kernel with those in its
-//! keyrings. Certificates inside the signature are not even decoded. Validity dates are not
-//! looked at: PID 1 has no clock that it could trust, and a machine must boot
-//! when its battery is empty. To withdraw a certificate, take it out of what is
-//! trusted; against old images there is the minimum version. Key usage and
-//! other extensions are passed over.
+//! keyrings. Certificates inside the signature are not even decoded. Validity
+//! dates are not looked at: PID 1 has no clock that it could trust, and a
+//! machine must boot when its battery is empty. To withdraw a certificate, take
+//! it out of what is trusted; against old images there is the minimum version.
+//! Key usage and other extensions are passed over.
 //!
 //! # What is refused
 //! More than [`MAX_LEN`] bytes, more than [`MAX_SIGNERS`] signers; BER that is
-//! not DER (an indefinite length) where it is decoded, bytes left over; a content inside the signature
-//! or one that is not plain data; RSASSA-PSS, SHA-1, compressed points, other
-//! curves.
+//! not DER (an indefinite length) where it is decoded, bytes left over; a
+//! content inside the signature or one that is not plain data; RSASSA-PSS,
+//! SHA-1, compressed points, other curves. Nothing recurses.
+//!
+//! A signature with attributes is one over an attribute set, so content and set
+//! must not be confused: a set begins with `1` and a length that is no
+//! hexadecimal digit for any digest, so that no root hash in hexadecimal is one.
 //!
 //! The kernel's `verify_pkcs7_signature` is narrower in one point: RSA must be
 //! named `rsaEncryption` (as OpenSSL does), not with its digest.
@@ -61,6 +65,8 @@ mod input;
 mod name;
 mod rsa;
 mod signed_data;
+#[cfg(test)]
+mod tests;
 
 pub use certificate::{Certificate, KeyKind};
 pub use error::{SignerId, TrustError};

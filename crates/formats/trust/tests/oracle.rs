@@ -1,5 +1,8 @@
 //! What OpenSSL signs is accepted where it should be and refused where it should not.
 
+// Helpers here are test code too; clippy.toml only covers the tests proper.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod common;
 
 use common::{CONTENT, KEYS, Lab};
