@@ -239,7 +239,7 @@ impl MiniRequest {
             inits: Self::INITS.map(String::from).to_vec(),
             device_timeout_ms: 90_000,
             on_failure: OnFailure::Reboot,
-            failure_wait_ms: 10_000,
+            failure_wait_ms: 30_000,
             compression: Compression::Zstd,
             early: Vec::new(),
         }
