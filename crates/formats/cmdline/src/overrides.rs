@@ -105,44 +105,62 @@ impl Overrides {
                 if !names_equal(prefix, PREFIX) {
                     return None;
                 }
-                overrides.take(key, param).err()
+                let refusal = overrides.take(key, param).err()?;
+                Some(refusal.warning(param))
             })
             .collect();
         (overrides, warnings)
     }
 
-    fn take(&mut self, key: &[u8], param: Param<'_>) -> Result<(), Warning> {
-        let bad = |allowed| Warning::BadValue {
-            key: text(param.name),
-            value: param.value.map(text),
-            allowed,
-        };
+    fn take(&mut self, key: &[u8], param: Param<'_>) -> Result<(), Refusal> {
         let is = |name: &str| names_equal(key, name.as_bytes());
         if is("image") {
             let name = param.value_str().filter(|name| !name.is_empty());
-            let name = name.ok_or_else(|| bad("the name of one of the plan's candidates"))?;
+            let name = name.ok_or(Refusal::BadValue(
+                "the name of one of the plan's candidates",
+            ))?;
             self.image = Some(name.into());
         } else if is("timeout") {
             let time = milliseconds(param, &TIMEOUT_SECONDS);
-            self.device_timeout_ms = Some(time.ok_or_else(|| bad("1 to 600 seconds"))?);
+            self.device_timeout_ms = Some(time.ok_or(Refusal::BadValue("1 to 600 seconds"))?);
         } else if is("on_failure") {
             let action = param.value_str().and_then(OnFailure::from_name);
-            self.on_failure = Some(action.ok_or_else(|| bad("reboot, poweroff or halt"))?);
+            self.on_failure = Some(action.ok_or(Refusal::BadValue("reboot, poweroff or halt"))?);
         } else if is("failure_wait") {
             let time = milliseconds(param, &FAILURE_WAIT_SECONDS);
-            self.failure_wait_ms = Some(time.ok_or_else(|| bad("0 to 600 seconds"))?);
+            self.failure_wait_ms = Some(time.ok_or(Refusal::BadValue("0 to 600 seconds"))?);
         } else if is("debug") {
-            self.debug = switch(param).ok_or_else(|| bad("yes or no, or left out"))?;
+            self.debug = switch(param).ok_or(Refusal::BadValue("yes or no, or left out"))?;
         } else if is("auth") {
-            return Err(Warning::Authentication {
-                value: param.value.map(text),
-            });
+            return Err(Refusal::Authentication);
         } else {
-            return Err(Warning::UnknownKey {
-                key: text(param.name),
-            });
+            return Err(Refusal::UnknownKey);
         }
         Ok(())
+    }
+}
+
+/// Why a parameter is passed over.
+enum Refusal {
+    UnknownKey,
+    /// What the key takes, in words.
+    BadValue(&'static str),
+    Authentication,
+}
+
+impl Refusal {
+    fn warning(self, param: Param<'_>) -> Warning {
+        let key = text(param.name);
+        let value = param.value.map(text);
+        match self {
+            Self::UnknownKey => Warning::UnknownKey { key },
+            Self::BadValue(allowed) => Warning::BadValue {
+                key,
+                value,
+                allowed,
+            },
+            Self::Authentication => Warning::Authentication { value },
+        }
     }
 }
 
