@@ -88,7 +88,12 @@ impl Failure {
             ("earlier", &log.complaints),
             ("what to do", &report.advice),
         ] {
-            lines.extend(items.iter().map(|item| format!("  {title}: {item}")));
+            // What was complained of at once and is seen now is said once.
+            let repeats = |item: &str| {
+                title == "earlier" && report.seen.iter().any(|seen| item.ends_with(&**seen))
+            };
+            let items = items.iter().filter(|item| !repeats(item));
+            lines.extend(items.map(|item| format!("  {title}: {item}")));
         }
         if report.advice.is_empty() {
             lines.push(format!("  what to do: {ADVICE}"));
@@ -206,6 +211,7 @@ mod tests {
             .advise("reinstall");
         let mut log = Log::new();
         log.complaints.push("module x: no".into());
+        log.complaints.push("no image on disk vda".into());
         assert_eq!(
             failure.lines(&log, "reboot in 30 s"),
             [

@@ -276,7 +276,11 @@ pub enum FileMapError {
 impl fmt::Display for FileMapError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::Hole { at } => write!(f, "the file has a hole at offset {at}"),
+            Self::Hole { at } => write!(
+                f,
+                "the file has a hole at offset {at}; copy it anew without holes \
+                 (cp --sparse=never)"
+            ),
             Self::OutOfVolume {
                 physical,
                 len,
