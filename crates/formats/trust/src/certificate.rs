@@ -1,14 +1,14 @@
 //! The few fields of an X.509 certificate (RFC 5280) that matter here.
 
 use alloc::boxed::Box;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use core::fmt;
 
 use der::Tag;
 
 use crate::digest::{self, Algorithm};
 use crate::ec;
-use crate::error::{SignerId, TrustError};
+use crate::error::{Refusal, SignerId, TrustError};
 use crate::input::{Element, Input, context};
 use crate::name;
 use crate::rsa::{self, KeyProblem};
@@ -105,6 +105,10 @@ impl Certificate {
         if der.len() > crate::MAX_LEN {
             return Err(TrustError::TooLong { len: der.len() });
         }
+        Self::read(der).map_err(|refusal| *refusal)
+    }
+
+    fn read(der: &[u8]) -> Result<Self, Refusal> {
         let what = "an X.509 certificate";
         let mut outer = Input::new(der, what)?;
         let mut certificate = outer.sequence(what)?;
@@ -189,7 +193,7 @@ impl Certificate {
         oid: &der::asn1::ObjectIdentifier,
         parts: &[&[u8]],
         signature: Element<'_>,
-    ) -> Result<bool, TrustError> {
+    ) -> Result<bool, Refusal> {
         let allowed = match &self.key {
             // PKCS#7 names the key's algorithm, CMS allows the signature's too.
             PublicKey::Rsa(_) => {
@@ -201,9 +205,10 @@ impl Certificate {
         };
         if !allowed {
             return Err(TrustError::Algorithm {
-                oid: oid.to_string(),
+                oid: name::dotted(oid),
                 key: self.key(),
-            });
+            }
+            .into());
         }
         let digest = digest.of(parts);
         if let PublicKey::Rsa(key) = &self.key {
@@ -224,7 +229,7 @@ impl Certificate {
 }
 
 /// SubjectPublicKeyInfo (RFC 5280, 4.1.2.7).
-fn public_key(fields: &mut Input<'_>) -> Result<PublicKey, TrustError> {
+fn public_key(fields: &mut Input<'_>) -> Result<PublicKey, Refusal> {
     let what = "a public key";
     let mut info = fields.sequence(what)?;
     let (oid, parameters) = info.algorithm(what)?;
@@ -240,8 +245,8 @@ fn public_key(fields: &mut Input<'_>) -> Result<PublicKey, TrustError> {
             key.end(what)?;
             match rsa::Key::new(modulus, exponent) {
                 Ok(key) => Ok(PublicKey::Rsa(key)),
-                Err(KeyProblem::Modulus(bits)) => Err(TrustError::Modulus { bits }),
-                Err(KeyProblem::Exponent) => Err(TrustError::Exponent),
+                Err(KeyProblem::Modulus(bits)) => Err(TrustError::Modulus { bits }.into()),
+                Err(KeyProblem::Exponent) => Err(TrustError::Exponent.into()),
             }
         }
         (EC, Some(curve)) => {
@@ -255,24 +260,26 @@ fn public_key(fields: &mut Input<'_>) -> Result<PublicKey, TrustError> {
                 SECP384R1 => (ec::P384.holds(point), PublicKey::P384(point.into())),
                 _ => {
                     return Err(TrustError::KeyAlgorithm {
-                        oid: curve.to_string(),
-                    });
+                        oid: name::dotted(&curve),
+                    }
+                    .into());
                 }
             };
             if valid {
                 Ok(key)
             } else {
-                Err(TrustError::Point)
+                Err(TrustError::Point.into())
             }
         }
         _ => Err(TrustError::KeyAlgorithm {
-            oid: oid.to_string(),
-        }),
+            oid: name::dotted(&oid),
+        }
+        .into()),
     }
 }
 
 /// Finds the subject key identifier among the extensions.
-fn subject_key_id(extensions: Element<'_>) -> Result<Option<Box<[u8]>>, TrustError> {
+fn subject_key_id(extensions: Element<'_>) -> Result<Option<Box<[u8]>>, Refusal> {
     let what = "an extension";
     let mut outer = extensions.open(what)?;
     let mut list = outer.sequence(what)?;

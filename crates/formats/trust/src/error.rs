@@ -1,5 +1,6 @@
 //! Why a signature or a certificate is refused.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use core::fmt;
 
@@ -159,3 +160,13 @@ impl fmt::Display for TrustError {
 }
 
 impl core::error::Error for TrustError {}
+
+/// What the readers pass on: one word instead of the whole error makes PID 1
+/// several kilobytes smaller.
+pub(crate) type Refusal = Box<TrustError>;
+
+/// The error that `what` is not at `offset`.
+#[cold]
+pub(crate) fn malformed(what: &'static str, offset: usize) -> Refusal {
+    Box::new(TrustError::Malformed { what, offset })
+}

@@ -3,7 +3,7 @@
 use der::asn1::{ObjectIdentifier, UintRef};
 use der::{Decode, DecodeValue, FixedTag, Header, Reader, SliceReader, Tag, TagNumber};
 
-use crate::error::TrustError;
+use crate::error::{Refusal, malformed};
 
 /// A part of a document that is read from front to back.
 #[derive(Clone)]
@@ -28,13 +28,12 @@ pub(crate) struct Element<'a> {
 
 impl<'a> Input<'a> {
     /// A document from its start.
-    pub(crate) fn new(bytes: &'a [u8], what: &'static str) -> Result<Self, TrustError> {
+    pub(crate) fn new(bytes: &'a [u8], what: &'static str) -> Result<Self, Refusal> {
         Self::at(bytes, 0, what)
     }
 
-    fn at(bytes: &'a [u8], base: usize, what: &'static str) -> Result<Self, TrustError> {
-        let reader =
-            SliceReader::new(bytes).map_err(|_| TrustError::Malformed { what, offset: base })?;
+    fn at(bytes: &'a [u8], base: usize, what: &'static str) -> Result<Self, Refusal> {
+        let reader = SliceReader::new(bytes).map_err(|_| malformed(what, base))?;
         Ok(Self {
             reader,
             bytes,
@@ -59,9 +58,9 @@ impl<'a> Input<'a> {
     }
 
     /// The next element, whatever it is.
-    pub(crate) fn any(&mut self, what: &'static str) -> Result<Element<'a>, TrustError> {
+    pub(crate) fn any(&mut self, what: &'static str) -> Result<Element<'a>, Refusal> {
         let offset = self.offset();
-        self.element().ok_or(TrustError::Malformed { what, offset })
+        self.element().ok_or_else(|| malformed(what, offset))
     }
 
     fn element(&mut self) -> Option<Element<'a>> {
@@ -78,15 +77,11 @@ impl<'a> Input<'a> {
     }
 
     /// The next element, which has that tag.
-    pub(crate) fn expect(
-        &mut self,
-        tag: Tag,
-        what: &'static str,
-    ) -> Result<Element<'a>, TrustError> {
+    pub(crate) fn expect(&mut self, tag: Tag, what: &'static str) -> Result<Element<'a>, Refusal> {
         let offset = self.offset();
         match self.element() {
             Some(element) if element.tag == tag => Ok(element),
-            _ => Err(TrustError::Malformed { what, offset }),
+            _ => Err(malformed(what, offset)),
         }
     }
 
@@ -99,12 +94,12 @@ impl<'a> Input<'a> {
     }
 
     /// What is in the next element, a SEQUENCE.
-    pub(crate) fn sequence(&mut self, what: &'static str) -> Result<Self, TrustError> {
+    pub(crate) fn sequence(&mut self, what: &'static str) -> Result<Self, Refusal> {
         self.expect(Tag::Sequence, what)?.open(what)
     }
 
     /// What is in the next element, a SET.
-    pub(crate) fn set(&mut self, what: &'static str) -> Result<Self, TrustError> {
+    pub(crate) fn set(&mut self, what: &'static str) -> Result<Self, Refusal> {
         self.expect(Tag::Set, what)?.open(what)
     }
 
@@ -112,23 +107,23 @@ impl<'a> Input<'a> {
     fn value<T: DecodeValue<'a> + FixedTag + 'a>(
         &mut self,
         what: &'static str,
-    ) -> Result<T, TrustError> {
+    ) -> Result<T, Refusal> {
         let offset = self.offset();
-        T::decode(&mut self.reader).map_err(|_| TrustError::Malformed { what, offset })
+        T::decode(&mut self.reader).map_err(|_| malformed(what, offset))
     }
 
     /// An OBJECT IDENTIFIER.
-    pub(crate) fn oid(&mut self, what: &'static str) -> Result<ObjectIdentifier, TrustError> {
+    pub(crate) fn oid(&mut self, what: &'static str) -> Result<ObjectIdentifier, Refusal> {
         self.value(what)
     }
 
     /// An INTEGER that is not negative: big-endian, without leading zeros.
-    pub(crate) fn unsigned(&mut self, what: &'static str) -> Result<&'a [u8], TrustError> {
+    pub(crate) fn unsigned(&mut self, what: &'static str) -> Result<&'a [u8], Refusal> {
         Ok(self.value::<UintRef<'a>>(what)?.as_bytes())
     }
 
     /// A BIT STRING of whole bytes.
-    pub(crate) fn bits(&mut self, what: &'static str) -> Result<Element<'a>, TrustError> {
+    pub(crate) fn bits(&mut self, what: &'static str) -> Result<Element<'a>, Refusal> {
         let offset = self.offset();
         let mut element = self.expect(Tag::BitString, what)?;
         match element.content.split_first() {
@@ -137,7 +132,7 @@ impl<'a> Input<'a> {
                 element.base = element.base.saturating_add(1);
                 Ok(element)
             }
-            _ => Err(TrustError::Malformed { what, offset }),
+            _ => Err(malformed(what, offset)),
         }
     }
 
@@ -146,7 +141,7 @@ impl<'a> Input<'a> {
     pub(crate) fn algorithm(
         &mut self,
         what: &'static str,
-    ) -> Result<(ObjectIdentifier, Option<Element<'a>>), TrustError> {
+    ) -> Result<(ObjectIdentifier, Option<Element<'a>>), Refusal> {
         let mut sequence = self.sequence(what)?;
         let oid = sequence.oid(what)?;
         let parameters = match sequence.optional(Tag::Null) {
@@ -160,30 +155,24 @@ impl<'a> Input<'a> {
     }
 
     /// Nothing may be left.
-    pub(crate) fn end(&self, what: &'static str) -> Result<(), TrustError> {
+    pub(crate) fn end(&self, what: &'static str) -> Result<(), Refusal> {
         if self.is_empty() {
             Ok(())
         } else {
-            Err(TrustError::Malformed {
-                what,
-                offset: self.offset(),
-            })
+            Err(malformed(what, self.offset()))
         }
     }
 }
 
 impl<'a> Element<'a> {
     /// Reads what is inside.
-    pub(crate) fn open(self, what: &'static str) -> Result<Input<'a>, TrustError> {
+    pub(crate) fn open(self, what: &'static str) -> Result<Input<'a>, Refusal> {
         Input::at(self.content, self.base, what)
     }
 
     /// The error that this element's content is not as it should be.
-    pub(crate) fn malformed(self, what: &'static str) -> TrustError {
-        TrustError::Malformed {
-            what,
-            offset: self.base,
-        }
+    pub(crate) fn malformed(self, what: &'static str) -> Refusal {
+        malformed(what, self.base)
     }
 
     /// Whether it has that tag.

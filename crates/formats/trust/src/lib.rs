@@ -89,22 +89,5 @@ pub fn verify_detached(
     content: &[u8],
     trusted: &[Certificate],
 ) -> Result<usize, TrustError> {
-    let mut error = TrustError::NoSigner;
-    for signer in signed_data::signers(pkcs7)? {
-        match signer.verify(content, trusted) {
-            Ok(which) => return Ok(which),
-            Err(reason) => {
-                let unknown = matches!(reason, TrustError::UnknownSigner { .. });
-                if !unknown
-                    || matches!(
-                        error,
-                        TrustError::NoSigner | TrustError::UnknownSigner { .. }
-                    )
-                {
-                    error = reason;
-                }
-            }
-        }
-    }
-    Err(error)
+    signed_data::verify(pkcs7, content, trusted).map_err(|refusal| *refusal)
 }

@@ -6,7 +6,7 @@ use core::fmt::Write as _;
 use der::Tag;
 use der::asn1::ObjectIdentifier;
 
-use crate::error::TrustError;
+use crate::error::Refusal;
 use crate::input::Input;
 
 /// After so many bytes a name is cut off: it comes from a hostile file and goes
@@ -23,7 +23,7 @@ pub(crate) fn text(name: &[u8]) -> String {
     out
 }
 
-fn append(name: &[u8], out: &mut String) -> Result<(), TrustError> {
+fn append(name: &[u8], out: &mut String) -> Result<(), Refusal> {
     let what = "a name";
     let mut name = Input::new(name, what)?.sequence(what)?;
     while !name.is_empty() {
@@ -71,13 +71,32 @@ fn push_kind(kind: &ObjectIdentifier, out: &mut String) {
         [0x55, 4, 8] => "ST",
         [0x55, 4, 10] => "O",
         [0x55, 4, 11] => "OU",
-        _ => {
-            // Writing to a String does not fail.
-            let _ = write!(out, "{kind}");
-            return;
-        }
+        _ => return out.push_str(&dotted(kind)),
     };
     out.push_str(short);
+}
+
+/// An object identifier in its usual form, such as `2.5.4.3`. (The library's own
+/// way of writing it takes two kilobytes more.)
+pub(crate) fn dotted(oid: &ObjectIdentifier) -> String {
+    let mut out = String::new();
+    let mut arc = 0u32;
+    for &byte in oid.as_bytes() {
+        // The library has checked that arcs fit into 32 bits.
+        arc = arc << 7 | u32::from(byte & 0x7f);
+        if byte & 0x80 != 0 {
+            continue;
+        }
+        // Writing to a String does not fail.
+        let _ = if out.is_empty() {
+            let first = (arc / 40).min(2);
+            write!(out, "{first}.{}", arc - first * 40)
+        } else {
+            write!(out, ".{arc}")
+        };
+        arc = 0;
+    }
+    out
 }
 
 /// Bytes in hexadecimal, at most 32 of them.

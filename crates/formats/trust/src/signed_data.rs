@@ -1,6 +1,6 @@
 //! SignedData (RFC 5652, 5; PKCS#7 1.5, 9): the fields that verification needs.
 
-use alloc::string::ToString;
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use der::Tag;
@@ -8,8 +8,9 @@ use der::asn1::ObjectIdentifier;
 
 use crate::certificate::{Certificate, Identifier};
 use crate::digest::Algorithm;
-use crate::error::TrustError;
+use crate::error::{Refusal, TrustError};
 use crate::input::{Element, Input, context};
+use crate::name;
 use crate::{MAX_LEN, MAX_SIGNERS};
 
 /// id-data, 1.2.840.113549.1.7.1 (RFC 5652, 4)
@@ -32,18 +33,39 @@ pub(crate) struct Signer<'a> {
     signature: Element<'a>,
 }
 
-/// The signers of a detached signature over plain data: at least one, at most
-/// [`MAX_SIGNERS`].
-pub(crate) fn signers(der: &[u8]) -> Result<Vec<Signer<'_>>, TrustError> {
+/// What [`crate::verify_detached`] promises.
+pub(crate) fn verify(
+    pkcs7: &[u8],
+    content: &[u8],
+    trusted: &[Certificate],
+) -> Result<usize, Refusal> {
+    let mut refusal: Option<Refusal> = None;
+    for signer in signers(pkcs7)? {
+        match signer.verify(content, trusted) {
+            Ok(which) => return Ok(which),
+            // Why a trusted signer's signature does not hold says more than that
+            // another one is not known.
+            Err(reason) => match (&refusal, &*reason) {
+                (Some(before), TrustError::UnknownSigner { .. })
+                    if !matches!(**before, TrustError::UnknownSigner { .. }) => {}
+                _ => refusal = Some(reason),
+            },
+        }
+    }
+    Err(refusal.unwrap_or_else(|| Box::new(TrustError::NoSigner)))
+}
+
+/// The signers of a detached signature over plain data, at most [`MAX_SIGNERS`].
+pub(crate) fn signers(der: &[u8]) -> Result<Vec<Signer<'_>>, Refusal> {
     if der.len() > MAX_LEN {
-        return Err(TrustError::TooLong { len: der.len() });
+        return Err(TrustError::TooLong { len: der.len() }.into());
     }
     let what = "a PKCS#7 message";
     let mut outer = Input::new(der, what)?;
     let mut message = outer.sequence(what)?;
     outer.end("the end of the message")?;
     if message.oid(what)?.as_bytes() != SIGNED_DATA {
-        return Err(TrustError::NotSignedData);
+        return Err(TrustError::NotSignedData.into());
     }
     let what = "SignedData";
     let mut explicit = message.expect(context(0, true), what)?.open(what)?;
@@ -54,16 +76,16 @@ pub(crate) fn signers(der: &[u8]) -> Result<Vec<Signer<'_>>, TrustError> {
     // 1 in PKCS#7 and in CMS with serial numbers, 3 in CMS with key identifiers
     // (RFC 5652, 5.1); 4 and 5 are for certificates of other kinds.
     if !matches!(data.unsigned("a version")?, [1 | 3]) {
-        return Err(TrustError::Version { what });
+        return Err(TrustError::Version { what }.into());
     }
     // Each signer says its digest again, and only that counts.
     data.set("digest algorithms")?;
     let mut content = data.sequence("a content")?;
     if content.oid("a content type")?.as_bytes() != DATA {
-        return Err(TrustError::NotSignedData);
+        return Err(TrustError::NotSignedData.into());
     }
     if !content.is_empty() {
-        return Err(TrustError::Embedded);
+        return Err(TrustError::Embedded.into());
     }
     // Certificates and revocation lists are the sender's word: not looked at.
     data.optional(context(0, true));
@@ -74,18 +96,15 @@ pub(crate) fn signers(der: &[u8]) -> Result<Vec<Signer<'_>>, TrustError> {
     let mut signers = Vec::new();
     while !list.is_empty() {
         if signers.len() == MAX_SIGNERS {
-            return Err(TrustError::TooManySigners);
+            return Err(TrustError::TooManySigners.into());
         }
         signers.push(Signer::read(&mut list)?);
-    }
-    if signers.is_empty() {
-        return Err(TrustError::NoSigner);
     }
     Ok(signers)
 }
 
 impl<'a> Signer<'a> {
-    fn read(list: &mut Input<'a>) -> Result<Self, TrustError> {
+    fn read(list: &mut Input<'a>) -> Result<Self, Refusal> {
         let mut info = list.sequence("a signer")?;
         let version = info.unsigned("a version")?;
         let (identifier, fitting) = match info.optional(context(0, false)) {
@@ -100,7 +119,7 @@ impl<'a> Signer<'a> {
             }
         };
         if version != [fitting] {
-            return Err(TrustError::Version { what: "a signer" });
+            return Err(TrustError::Version { what: "a signer" }.into());
         }
         let (digest, parameters) = info.algorithm("a digest algorithm")?;
         if let Some(parameters) = parameters {
@@ -122,11 +141,7 @@ impl<'a> Signer<'a> {
     }
 
     /// Which of `trusted` signed `content`.
-    pub(crate) fn verify(
-        &self,
-        content: &[u8],
-        trusted: &[Certificate],
-    ) -> Result<usize, TrustError> {
+    pub(crate) fn verify(&self, content: &[u8], trusted: &[Certificate]) -> Result<usize, Refusal> {
         let mut error = None;
         for (which, certificate) in trusted.iter().enumerate() {
             if certificate.is(&self.identifier) {
@@ -136,22 +151,25 @@ impl<'a> Signer<'a> {
                 }
             }
         }
-        Err(error.unwrap_or_else(|| TrustError::UnknownSigner {
-            signer: self.identifier.describe(),
-            trusted: trusted.len(),
+        Err(error.unwrap_or_else(|| {
+            Box::new(TrustError::UnknownSigner {
+                signer: self.identifier.describe(),
+                trusted: trusted.len(),
+            })
         }))
     }
 
-    fn verify_by(&self, content: &[u8], certificate: &Certificate) -> Result<(), TrustError> {
+    fn verify_by(&self, content: &[u8], certificate: &Certificate) -> Result<(), Refusal> {
         let digest =
             Algorithm::from_digest_oid(&self.digest).ok_or_else(|| TrustError::Digest {
-                oid: self.digest.to_string(),
+                oid: name::dotted(&self.digest),
             })?;
         if self.has_parameters {
             return Err(TrustError::Algorithm {
-                oid: self.algorithm.to_string(),
+                oid: name::dotted(&self.algorithm),
                 key: certificate.key(),
-            });
+            }
+            .into());
         }
         let fits = match self.attributes {
             None => certificate.verify(digest, &self.algorithm, &[content], self.signature)?,
@@ -168,7 +186,8 @@ impl<'a> Signer<'a> {
         } else {
             Err(TrustError::BadSignature {
                 signer: self.identifier.describe(),
-            })
+            }
+            .into())
         }
     }
 }
@@ -179,7 +198,7 @@ fn check_attributes(
     attributes: Element<'_>,
     digest: Algorithm,
     content: &[u8],
-) -> Result<(), TrustError> {
+) -> Result<(), Refusal> {
     let what = "a signed attribute";
     let mut list = attributes.open(what)?;
     let (mut content_type, mut message_digest) = (None, None);
@@ -198,7 +217,8 @@ fn check_attributes(
         if place.replace(value).is_some() {
             return Err(TrustError::Attributes {
                 what: "one is there twice",
-            });
+            }
+            .into());
         }
     }
     let is = |found: Option<Element<'_>>, tag, expected: &[u8]| {
@@ -207,7 +227,8 @@ fn check_attributes(
     if !is(content_type, Tag::ObjectIdentifier, DATA) {
         return Err(TrustError::Attributes {
             what: "the content type is missing or not plain data",
-        });
+        }
+        .into());
     }
     if !is(
         message_digest,
@@ -216,7 +237,8 @@ fn check_attributes(
     ) {
         return Err(TrustError::Attributes {
             what: "the digest of the content is missing or another: the content was changed",
-        });
+        }
+        .into());
     }
     Ok(())
 }
