@@ -67,7 +67,19 @@ pub(crate) fn run() -> Result<(), Box<dyn Error>> {
     };
     let plain_outcome = boot(&plain, &guest, accel, false)?;
     println!();
-    print_table(&set, &[(&ours, &ours_outcome), (&plain, &plain_outcome)])
+    print_table(&set, &[(&ours, &ours_outcome), (&plain, &plain_outcome)])?;
+    println!(
+        "\n{}",
+        match accel {
+            Accel::Tcg =>
+                "Times count the guest's instructions, a nanosecond each: the load of this machine\n\
+                 does not change them. `cargo xtask bench boot` compares more, and more often.",
+            Accel::Kvm =>
+                "Times are the guest's clock. `cargo xtask bench boot` counts instructions\n\
+                 instead, which the load of this machine does not change.",
+        }
+    );
+    Ok(())
 }
 
 fn boot(way: &Way, guest: &Guest, accel: Accel, show: bool) -> Result<Outcome, Box<dyn Error>> {
@@ -75,7 +87,10 @@ fn boot(way: &Way, guest: &Guest, accel: Accel, show: bool) -> Result<Outcome, B
         true => Some(Box::new(io::stdout())),
         false => None,
     };
-    let outcome = way.boot(guest, accel, false, tee)?;
+    // Emulated, the guest's clock can count instructions: the same every time,
+    // whatever else this machine does.
+    let counted = accel == Accel::Tcg;
+    let outcome = way.boot(guest, accel, counted, tee)?;
     if outcome.exit != Exit::PowerOff || outcome.find(guest::REACHED).is_none() {
         return Err(format!(
             "{}: the guest did not reach multi-user ({:?})",
@@ -116,10 +131,6 @@ fn print_table(set: &Set, boots: &[(&Way, &Outcome)]) -> Result<(), Box<dyn Erro
         }
     }
     print!("{}", render(&rows));
-    println!(
-        "\nTimes are the guest's clock. `cargo xtask bench boot` counts instructions\n\
-         instead, which the load of this machine does not change."
-    );
     Ok(())
 }
 

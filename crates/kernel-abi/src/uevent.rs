@@ -100,7 +100,7 @@ impl Uevents {
     pub fn wait(&self, timeout_us: u64) -> Wait {
         let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
         match poll(&mut fds, Some(&clock::timespec(timeout_us))) {
-            Ok(0) => Wait::Timeout,
+            Ok(0) | Err(Errno::INTR) => Wait::Timeout,
             // The caller looks again and comes back with what time is left.
             Err(_) => Wait::Lost,
             Ok(_) => self.drain(),

@@ -23,6 +23,7 @@
 //!    the order in which it was asked for, so the boot disk's chain goes first.
 //! 5. *With a limit.* A module whose init does not return in [`STUCK_AFTER_US`]
 //!    is named in the log and left to its worker; the boot goes on without it.
+//!    After [`ALL_STUCK_AFTER_US`] nothing further is started.
 
 use alloc::format;
 use alloc::string::String;
@@ -39,6 +40,10 @@ use crate::schedule::{Schedule, State};
 /// How long a module may take before the boot goes on without it, in
 /// microseconds. SCSI host adapters can take several seconds.
 pub const STUCK_AFTER_US: u64 = 30_000_000;
+
+/// How long all modules of one request may take, in microseconds: when several
+/// are stuck one after the other, the rest is not started any more.
+pub const ALL_STUCK_AFTER_US: u64 = 60_000_000;
 
 /// No more workers than this: past it the kernel's own locks are the limit.
 const MAX_WORKERS: usize = 8;
@@ -180,8 +185,9 @@ impl<'p> Loader<'p> {
 
     /// Runs until nothing that is wanted is left, or only what is stuck.
     fn finish(&mut self, log: &mut Log) {
+        let deadline = clock::micros().saturating_add(ALL_STUCK_AFTER_US);
         loop {
-            while self.children.len() < self.workers {
+            while clock::micros() < deadline && self.children.len() < self.workers {
                 let Some(index) = self.schedule.take_ready() else {
                     break;
                 };
@@ -291,8 +297,12 @@ impl<'p> Loader<'p> {
                 }
             }
         }
-        // Only what waits for a stuck module is left.
+        // Only what waits for a stuck module, or what there was no time for.
         if self.schedule.has_wanted() {
+            log.error(format_args!(
+                "not every module was loaded in {} s; going on",
+                ALL_STUCK_AFTER_US / 1_000_000
+            ));
             self.schedule.drop_wanted();
         }
     }

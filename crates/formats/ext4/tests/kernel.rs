@@ -68,7 +68,8 @@ fn boot(volume: &Path, init: &Path) -> String {
         .args([
             "-s",
             "KILL",
-            "60",
+            // Takes five seconds; a machine that compiles meanwhile needs more.
+            "300",
             "linux.uml",
             "mem=256M",
             "root=/dev/root",
