@@ -2,7 +2,6 @@
 //! as its own initramfs does it, and both side by side.
 
 use std::error::Error;
-use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -145,9 +144,16 @@ fn show(command: &Command) -> String {
     let program = Path::new(command.get_program())
         .file_name()
         .unwrap_or(command.get_program());
+    let home = std::env::var("HOME").unwrap_or_default();
     let words = std::iter::once(program).chain(command.get_args());
     words
-        .map(OsStr::to_string_lossy)
+        .map(|word| {
+            let word = word.to_string_lossy();
+            match word.strip_prefix(home.as_str()) {
+                Some(rest) if !home.is_empty() && rest.starts_with('/') => format!("~{rest}"),
+                _ => word.into_owned(),
+            }
+        })
         .collect::<Vec<_>>()
         .join(" ")
 }

@@ -6,6 +6,9 @@ use std::time::Duration;
 /// several. A guest that prints without end must not eat the host's memory.
 pub const MAX_LINE: usize = 64 << 10;
 
+/// How many brackets in a line may turn out not to begin a timestamp.
+const MAX_TRIES: usize = 8;
+
 /// One line that the guest printed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConsoleLine {
@@ -23,7 +26,13 @@ impl ConsoleLine {
     #[must_use]
     pub fn new(at: Duration, raw: &[u8]) -> Self {
         let text = strip_escapes(&String::from_utf8_lossy(raw));
-        let kernel = parse_kernel_line(&text);
+        // The kernel also prints behind a prompt that has no line end.
+        let kernel = text
+            .match_indices('[')
+            .filter_map(|(at, _)| text.get(at..))
+            .take(MAX_TRIES)
+            .find_map(parse_kernel_line)
+            .or_else(|| parse_kernel_line(&text));
         Self { at, text, kernel }
     }
 
@@ -190,6 +199,9 @@ mod tests {
         let raw = b"\x1b[!p\x1b]104\x1b\\\x1b[?7h[    3.593601] systemd[1]: running\r";
         let line = ConsoleLine::new(Duration::ZERO, raw);
         assert_eq!(line.message(), "systemd[1]: running");
+        let line = ConsoleLine::new(Duration::ZERO, b"guest [a] login: [   79.118750] text [b]");
+        assert_eq!(line.message(), "text [b]");
+        assert_eq!(line.kernel.unwrap().0, Duration::from_micros(79_118_750));
         assert_eq!(
             strip_escapes("[\u{1b}[0;32m  OK  \u{1b}[0m] Started"),
             "[  OK  ] Started"
