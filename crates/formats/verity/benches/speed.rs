@@ -1,8 +1,10 @@
-//! How fast trees are made, against the hash function alone.
+//! How fast trees are made, against the hash function alone: a ratio from one
+//! run, on an idle machine. `cargo bench -p iofs-verity`.
 
 // Helpers here are test code too; clippy.toml only covers the tests proper.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../tests/common/mod.rs"]
 mod common;
 
 use std::fs::File;
@@ -48,10 +50,7 @@ impl ReadAt for OnDisk {
     }
 }
 
-/// At least 80 % of the speed of sha2 on one processor, for each processor.
-#[test]
-#[ignore = "a measurement: alone on an idle machine, with --release"]
-fn a_tree_takes_little_more_than_hashing() {
+fn main() {
     const BLOCKS: u32 = 4096;
     let data = noise(4096 * BLOCKS as usize);
     let mut file = tempfile::tempfile().unwrap();
@@ -75,8 +74,7 @@ fn a_tree_takes_little_more_than_hashing() {
     let [memory, disk] = shares.map(|share| share * 100.);
     println!(
         "sha2 {:.0} MB/s; trees on {processors} processors, of that a processor: from memory \
-         {memory:.0} %, from a file {disk:.0} %",
+         {memory:.0} %, from a file {disk:.0} % (aim: 80 %)",
         f64::from(BLOCKS) * 4096. / plain / 1e6,
     );
-    assert!(shares.iter().all(|&share| share >= 0.8), "{shares:?}");
 }
