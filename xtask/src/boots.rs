@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use qemu_driver::{Accel, Arch, Boot, Bus, Disk, Error, Machine, Outcome, RunOptions, Vm};
+use qemu_driver::{Accel, Arch, Boot, Bus, Disk, Error, Idle, Machine, Outcome, RunOptions, Vm};
 use vmtest::guest::{self, Guest};
 
 /// The limit on one boot, in wall time.
@@ -29,7 +29,7 @@ impl Way {
         &self,
         guest: &Guest,
         accel: Accel,
-        icount: bool,
+        icount: Option<Idle>,
         tee: Option<Box<dyn Write + Send>>,
     ) -> Result<Outcome, Error> {
         let mut machine = Machine::new(

@@ -150,6 +150,18 @@ pub enum Stdin {
     Inherit,
 }
 
+/// What a clock that counts instructions does while the guest waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Idle {
+    /// It jumps to the guest's next timer (`sleep=off`): a wait for a timer
+    /// takes no wall time, but a wait for a disk, which answers in real time,
+    /// may jump by as much as that timer is away: 10 s were seen on a busy host.
+    Jump,
+    /// It follows the host's (`sleep=on`): a wait for a disk costs what it costs
+    /// on the host, some 0.1 ms.
+    RealTime,
+}
+
 /// A machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machine {
@@ -171,9 +183,9 @@ pub struct Machine {
     pub disks: Vec<Disk>,
     /// The socket of a running swtpm.
     pub tpm: Option<PathBuf>,
-    /// Whether the guest's clock counts instructions (one nanosecond each)
+    /// If set, the guest's clock counts instructions (one nanosecond each)
     /// rather than follow the host's: figures that repeat. Forces TCG.
-    pub icount: bool,
+    pub icount: Option<Idle>,
     /// A file that holds the guest's memory, to count touched pages.
     pub memory_file: Option<PathBuf>,
     /// Where QMP listens.
@@ -196,7 +208,7 @@ impl Machine {
             boot,
             disks: Vec::new(),
             tpm: None,
-            icount: false,
+            icount: None,
             memory_file: None,
             qmp_socket: None,
             extra: Vec::new(),
@@ -241,7 +253,7 @@ impl Machine {
     }
 
     fn platform(&self, args: &mut Args) {
-        let accel = if self.icount { Accel::Tcg } else { self.accel };
+        let accel = self.icount.map_or(self.accel, |_| Accel::Tcg);
         let mut machine = self.machine.clone().unwrap_or_else(|| {
             match self.arch {
                 Arch::X86_64 => "q35",
@@ -268,11 +280,13 @@ impl Machine {
             (None, Accel::Kvm) => "host",
             (None, Accel::Tcg) => "max",
         };
-        let cpus = if self.icount { 1 } else { self.cpus };
+        let cpus = self.icount.map_or(self.cpus, |_| 1);
         args.words(&["-cpu", cpu, "-smp", &cpus.to_string()]);
         args.words(&["-m", &format!("{}M", self.memory_mib)]);
-        if self.icount {
-            args.words(&["-icount", "shift=0,sleep=off"]);
+        match self.icount {
+            Some(Idle::Jump) => args.words(&["-icount", "shift=0,sleep=off"]),
+            Some(Idle::RealTime) => args.words(&["-icount", "shift=0,sleep=on"]),
+            None => {}
         }
     }
 
@@ -417,7 +431,7 @@ mod tests {
     #[test]
     fn icount_means_one_emulated_processor() {
         let mut machine = Machine::new(Arch::X86_64, Accel::Kvm, direct());
-        machine.icount = true;
+        machine.icount = Some(Idle::Jump);
         machine.cpus = 8;
         let args = strings(&machine);
         assert_eq!(value(&args, "-accel"), "tcg");

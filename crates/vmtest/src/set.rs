@@ -67,8 +67,18 @@ impl Recipe<'_> {
     /// # Errors
     /// [`Error::Program`] if the build fails.
     pub fn build(&self, dir: &Path) -> Result<Set, Error> {
-        command::output(&mut self.command(dir))?;
-        Set::open(dir)
+        Ok(self.build_with_report(dir)?.0)
+    }
+
+    /// As [`Self::build`], with what the program's `--json` says.
+    ///
+    /// # Errors
+    /// As [`Self::build`].
+    pub fn build_with_report(&self, dir: &Path) -> Result<(Set, Value), Error> {
+        let output = command::output(self.command(dir).arg("--json"))?;
+        let report = serde_json::from_slice(&output)
+            .map_err(|e| Error::Disk(format!("the report of the build: {e}")))?;
+        Ok((Set::open(dir)?, report))
     }
 }
 
