@@ -117,7 +117,8 @@ impl<'a> Bench<'a> {
         let storage_init = fs::metadata(self.dist.join("storage-init"))?.len();
         println!("storage-init                 {} KiB", storage_init >> 10);
         for modules in ["virtio-blk", "generic"] {
-            let recipe = self.recipe(&self.guest.dracut_initrd(), modules);
+            let initrd = self.guest.dracut_initrd();
+            let recipe = self.recipe(&initrd, modules);
             let (set, report) = recipe.build_with_report(&self.folder.join(modules))?;
             let millis: u64 = report
                 .pointer("/mini/times")
