@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use qemu_driver::{Accel, Exit, Outcome};
+use qemu_driver::{Accel, Exit, Idle, Outcome};
 use vmtest::dist;
 use vmtest::guest::{self, Guest};
 use vmtest::set::{Recipe, Set};
@@ -88,7 +88,7 @@ fn boot(way: &Way, guest: &Guest, accel: Accel, show: bool) -> Result<Outcome, B
     };
     // Emulated, the guest's clock can count instructions: the same every time,
     // whatever else this machine does.
-    let counted = accel == Accel::Tcg;
+    let counted = (accel == Accel::Tcg).then_some(Idle::RealTime);
     let outcome = way.boot(guest, accel, counted, tee)?;
     if outcome.exit != Exit::PowerOff || outcome.find(guest::REACHED).is_none() {
         return Err(format!(
