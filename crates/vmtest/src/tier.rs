@@ -31,14 +31,21 @@ impl Tier {
         }
     }
 
-    /// Whether a test is ignored.
+    /// Whether a test is shown at all. A slow one belongs to the longer matrix; it
+    /// is not skipped for want of anything.
     #[must_use]
-    pub fn ignores(self, slow: bool) -> bool {
+    pub fn shows(self, slow: bool) -> bool {
         match self {
-            Self::Ignored | Self::Later => true,
-            Self::Usual => slow,
-            Self::All => false,
+            Self::Ignored | Self::All => true,
+            Self::Later => false,
+            Self::Usual => !slow,
         }
+    }
+
+    /// Whether the tests that are shown are ignored.
+    #[must_use]
+    pub fn ignores(self) -> bool {
+        self == Self::Ignored
     }
 
     /// Says why tests are ignored, if they are.
@@ -48,7 +55,7 @@ impl Tier {
                 "ignored: these tests start virtual machines; \
                  cargo xtask test runs them, or {ENABLE_ENV}=1 does"
             ),
-            Self::Usual => eprintln!("slow tests are ignored: {ENABLE_ENV}=all runs them"),
+            Self::Usual => eprintln!("without the slow tests: {ENABLE_ENV}=all runs them too"),
             Self::Later | Self::All => {}
         }
     }

@@ -75,7 +75,7 @@ fn main() -> ExitCode {
             Trial::test(test.name, move || {
                 (test.run)(ground.get_or_init(Ground::new))
             })
-            .with_ignored_flag(tier.ignores(false))
+            .with_ignored_flag(tier.ignores())
         })
         .collect();
     libtest_mimic::run(&arguments, trials).exit_code()
