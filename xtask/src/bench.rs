@@ -40,6 +40,9 @@ pub(crate) struct Args {
     /// Only the boots whose name contains this.
     #[arg(long, value_name = "FILTER")]
     only: Option<String>,
+    /// Write the figures to docs/benchmarks/boot.md.
+    #[arg(long)]
+    record: bool,
 }
 
 /// See [`Idle`].
@@ -73,7 +76,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Box<dyn Error>> {
             IdleArg::Real => Idle::RealTime,
         },
     };
-    bench.sizes()?;
+    let mut report = bench.sizes()?;
     let mut rows = vec![vec![
         "s, by instructions".to_owned(),
         "first init".to_owned(),
@@ -96,10 +99,60 @@ pub(crate) fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         let way = make(&bench, name)?;
         rows.push(row(&way, bench.measure(&way, args.runs)?)?);
     }
+    report.push(String::new());
+    report.extend(render(&rows).lines().map(str::to_owned));
     println!();
-    print!("{}", render(&rows));
+    for line in &report {
+        println!("{line}");
+    }
     println!("\nbound: first init of initoverlayfs at most {BOUND_EXEC:.1} s");
+    if args.record {
+        let path = record(args, &guest, &report)?;
+        println!("written: {}", path.display());
+    }
     Ok(())
+}
+
+/// Writes the figures to docs/benchmarks, with how they were taken.
+fn record(args: &Args, guest: &Guest, report: &[String]) -> Result<PathBuf, Box<dyn Error>> {
+    let version = |program: &str| -> Result<String, Box<dyn Error>> {
+        let output = Command::new(program).arg("--version").output()?;
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        Ok(text.lines().next().unwrap_or(program).trim().to_owned())
+    };
+    let idle = match args.idle {
+        IdleArg::Jump => "sleep=off",
+        IdleArg::Real => "sleep=on",
+    };
+    let text = format!(
+        "# What a boot costs\n\n\
+         Written by `cargo xtask bench boot --idle {} --runs {} --record`.\n\n\
+         ```text\n{}\n```\n\n\
+         * Guest: Debian 13, kernel {}, one CPU, q35, a virtio disk, no `quiet`.\n\
+         * Clock: `-icount shift=0,{idle}`: a nanosecond is an instruction. The median \
+         of {} runs, and the least.\n\
+         * First init: storage-init's exec of the image's init, with the image as a file \
+         on the ESP; for the others the start of the initramfs's own `/init`.\n\
+         * Root's init: a static program that writes one line, on the ext4 root. \
+         initoverlayfs gets there through dracut's initramfs as its image.\n\
+         * Read: from the disk, up to there. The initrd is beside that: the loader reads \
+         it whole. RAM touched: pages of the guest's memory that were ever written or read.\n\
+         * {}; {}.\n",
+        match args.idle {
+            IdleArg::Jump => "jump",
+            IdleArg::Real => "real",
+        },
+        args.runs,
+        report.join("\n").trim_end(),
+        guest.kernel_release(),
+        args.runs,
+        version("qemu-system-x86_64")?,
+        version("mkfs.erofs")?,
+    );
+    let path = guest::workspace().join("docs/benchmarks/boot.md");
+    fs::create_dir_all(path.with_file_name(""))?;
+    fs::write(&path, text)?;
+    Ok(path)
 }
 
 type MakeWay<'a> = fn(&Bench<'a>, &str) -> Result<Way, Box<dyn Error>>;
@@ -113,9 +166,12 @@ struct Bench<'a> {
 
 impl<'a> Bench<'a> {
     /// Sizes, and how long the mini-initramfs takes to make.
-    fn sizes(&self) -> Result<(), Box<dyn Error>> {
+    fn sizes(&self) -> Result<Vec<String>, Box<dyn Error>> {
         let storage_init = fs::metadata(self.dist.join("storage-init"))?.len();
-        println!("storage-init                 {} KiB", storage_init >> 10);
+        let mut lines = vec![format!(
+            "storage-init                 {:.1} KiB",
+            storage_init as f64 / 1024.0
+        )];
         for modules in ["virtio-blk", "generic"] {
             let initrd = self.guest.dracut_initrd();
             let recipe = self.recipe(&initrd, modules);
@@ -128,13 +184,13 @@ impl<'a> Bench<'a> {
                 .filter_map(|time| time.get("ms").and_then(Value::as_u64))
                 .sum();
             let size = fs::metadata(set.mini_initramfs())?.len();
-            println!(
+            lines.push(format!(
                 "mini-initramfs, {modules:<11}  {}, made in {:.2} s",
                 mib(size),
                 Duration::from_millis(millis).as_secs_f64()
-            );
+            ));
         }
-        Ok(())
+        Ok(lines)
     }
 
     fn recipe<'b>(&'b self, initrd: &'b Path, modules: &'b str) -> Recipe<'b> {
