@@ -22,6 +22,7 @@ const fn package(name: &'static str, shown_by: &'static str) -> Package {
 /// All of them. qemu-utils is not needed and not wanted: disks are raw.
 pub const PACKAGES: &[Package] = &[
     package("binutils", "strip"),
+    package("bzip2", "bzip2"),
     package("cpio", "cpio"),
     package("cryptsetup-bin", "veritysetup"),
     package("debootstrap", "debootstrap"),
@@ -35,6 +36,7 @@ pub const PACKAGES: &[Package] = &[
     package("libc6-dev", "/usr/include/stdio.h"),
     package("lz4", "lz4"),
     package("mtools", "mcopy"),
+    package("openssl", "openssl"),
     package("ovmf", "/usr/share/OVMF/OVMF_CODE_4M.fd"),
     package("qemu-system-x86", "qemu-system-x86_64"),
     package("swtpm", "swtpm"),
