@@ -32,7 +32,8 @@ pub(crate) fn run() -> Result<(), Box<dyn Error>> {
         dist: &dist,
         guest: &guest,
         initrd: &initrd,
-        modules: "generic",
+        // What `--modules host` chooses on such a machine.
+        modules: "virtio-blk",
     };
     let mut build = recipe.command(&set_dir);
     println!("\n$ {}", show(&build));
