@@ -19,8 +19,10 @@ const MOVED: [&str; 4] = ["/dev", "/proc", "/sys", "/run"];
 
 /// What in the mini-initramfs is its own. All else was appended by the boot
 /// loader (`/.extra`, further cpio archives) and belongs to the next init.
-/// `/root` is in the kernel's built-in initramfs.
-const OWN: [&str; 7] = ["init", "initoverlayfs", "dev", "proc", "sys", "run", "root"];
+const OWN: [&str; 6] = ["init", "initoverlayfs", "dev", "proc", "sys", "run"];
+
+/// An empty folder in every kernel's built-in initramfs.
+const BUILT_IN: &str = "root";
 
 /// The init that the plan names and the image has.
 ///
@@ -51,6 +53,9 @@ pub fn carry_over(mounted: &Mounted, log: &mut Log) -> Result<(), Failure> {
             continue;
         }
         let from = format!("/{name}");
+        if name == BUILT_IN && kind == Kind::Folder && file::list(&from)?.is_empty() {
+            continue;
+        }
         let to = format!("{}/{name}", mounted.root);
         let count = file::copy_tree(&from, &to)?;
         log.info(format_args!("carried over {from} ({count} entries)"));

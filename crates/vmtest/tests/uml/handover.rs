@@ -159,6 +159,9 @@ fn appended(ground: &Ground) -> Result<(), Failed> {
         // One that the image has too: the appended one holds.
         NewEntry::directory("etc", 0o755),
         NewEntry::file("etc/os-release", 0o644, b"ID=appended\n"),
+        // The kernel has this folder already, empty.
+        NewEntry::directory("root", 0o700),
+        NewEntry::file("root/note", 0o600, b"for root\n"),
     ] {
         writer.append(&entry).unwrap();
     }
@@ -172,6 +175,7 @@ fn appended(ground: &Ground) -> Result<(), Failed> {
     boot.words("testinit.stat=/.extra/credentials/secret.cred");
     boot.words("testinit.cat=/.extra/credentials/secret.cred");
     boot.words("testinit.stat=/srv-file testinit.link=/srv-link testinit.cat=/etc/os-release");
+    boot.words("testinit.cat=/root/note");
     let seen = boot.succeeds();
     let starts = |name: &str, text: &str| {
         let facts = seen.facts(name);
@@ -189,6 +193,7 @@ fn appended(ground: &Ground) -> Result<(), Failed> {
     starts("/srv-file", "RegularFile mode 4751 owner 1000:2000 size 11");
     starts("/srv-link", "srv-file");
     starts("/etc/os-release", "ID=appended");
+    starts("/root/note", "for root");
     seen.expects("carried over /.extra (3 entries)");
     Ok(())
 }
