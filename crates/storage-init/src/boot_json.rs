@@ -5,7 +5,6 @@ use alloc::format;
 use alloc::string::String;
 use core::fmt::{self, Write};
 
-use iofs_plan::Auth;
 use kernel_abi::{file, process};
 
 use crate::image::{Found, Place};
@@ -83,9 +82,7 @@ pub fn render(
         Some(file) => format!("{}", Quoted(file)),
         None => "null".into(),
     };
-    let auth = match settings.plan.auth {
-        Auth::None => "none",
-    };
+    let auth = settings.plan.auth.name();
     format!(
         concat!(
             "{{\"version\":1,",

@@ -5,7 +5,7 @@ use super::index::KernelModules;
 use super::select::Chosen;
 use crate::error::{Error, ErrorKind, Result};
 use crate::request::MiniRequest;
-use iofs_plan::{Alias, Auth, BootPlan, Module, Role};
+use iofs_plan::{Alias, Auth, BootPlan, Module, OnCorruption, Role};
 use std::collections::BTreeMap;
 
 /// The plan for the request and the modules that were chosen.
@@ -31,6 +31,7 @@ pub(crate) fn compile(
         product: request.product.clone(),
         kernel_release: request.kernel.release.clone(),
         auth: Auth::None,
+        on_corruption: OnCorruption::default(),
         candidates: request.candidates.clone(),
         modules,
         aliases: kernel.map_or_else(Vec::new, |kernel| aliases(kernel, chosen)),

@@ -27,6 +27,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
+pub use iofs_verity::{OnCorruption, RootHash};
 pub use uuid::Uuid;
 pub use wire::PlanError;
 
@@ -37,7 +38,14 @@ pub const PATH: &str = "/initoverlayfs/plan";
 pub const MODULES_DIR: &str = "/initoverlayfs/modules";
 
 /// Version of the format that this crate reads and writes.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
+
+/// The most certificates that a plan may trust.
+pub const MAX_CERTIFICATES: usize = 8;
+
+/// The greatest number of a platform configuration register (TCG PC Client
+/// Platform Firmware Profile).
+pub const MAX_PCR: u8 = 23;
 
 /// The greatest size of an encoded plan, in bytes. The alias table of every
 /// storage driver of a distribution kernel takes about 100 KB.
@@ -46,12 +54,15 @@ pub const MAX_LEN: usize = 4 << 20;
 /// The whole plan.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BootPlan {
-    /// What the image is of, for messages: `debian-13`.
+    /// What the image is of: `debian-13`. A signed image must be of this product.
     pub product: String,
     /// The kernel release (`uname -r`) that the modules are for.
     pub kernel_release: String,
     /// How the image proves itself.
     pub auth: Auth,
+    /// What the kernel does about a block of the image that is not the one that
+    /// was proven.
+    pub on_corruption: OnCorruption,
     /// Where to look for the image, in this order.
     pub candidates: Vec<Candidate>,
     /// The modules, each after the modules that it needs.
@@ -69,12 +80,68 @@ pub struct BootPlan {
     pub failure_wait_ms: u32,
 }
 
-/// How the image proves that it is authentic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// How the image proves that it is authentic. Nothing outside the plan can
+/// choose another way.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Auth {
     /// Not at all. Only by an explicit word to the builder; the boot says so.
-    #[default]
     None,
+    /// It is the one image with this dm-verity root hash.
+    Sealed(RootHash),
+    /// Its root hash is signed.
+    Signed(Signed),
+}
+
+impl Default for Auth {
+    /// Signed, by nobody: no image is authentic.
+    fn default() -> Self {
+        Self::Signed(Signed::default())
+    }
+}
+
+impl Auth {
+    /// The word for it on command lines and in records.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Sealed(_) => "sealed",
+            Self::Signed(_) => "signed",
+        }
+    }
+}
+
+/// What a signed image must be.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Signed {
+    /// X.509 certificates in DER, at least one and at most
+    /// [`MAX_CERTIFICATES`]; a signature by any of them will do.
+    pub certificates: Vec<Vec<u8>>,
+    /// The least version (in the order of UAPI.10) that the image may have;
+    /// empty for any.
+    pub min_version: String,
+    /// Where its root hash is measured before it is used.
+    pub measure: Measure,
+}
+
+/// A measurement into a TPM 2.0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Measure {
+    /// The platform configuration register, 0 to [`MAX_PCR`].
+    pub pcr: u8,
+    /// Whether a machine on which it cannot be made does not boot.
+    pub required: bool,
+}
+
+impl Default for Measure {
+    /// Into PCR 13, as systemd-stub does with system extensions, where there is
+    /// a TPM.
+    fn default() -> Self {
+        Self {
+            pcr: 13,
+            required: false,
+        }
+    }
 }
 
 /// A place where the image may be.
@@ -147,7 +214,7 @@ pub enum Role {
     Dependency,
     /// Drives the disk that the image is expected on: loaded at once, first.
     Disk,
-    /// EROFS and overlay: loaded at once.
+    /// EROFS, overlay and dm-verity: loaded at once.
     Image,
     /// Block devices over parts of others (loop, dm-mod): loaded when a
     /// candidate is a file.

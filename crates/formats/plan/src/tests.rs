@@ -9,7 +9,15 @@ fn sample() -> BootPlan {
     BootPlan {
         product: "debian-13".into(),
         kernel_release: "6.12.0-1-amd64".into(),
-        auth: Auth::None,
+        auth: Auth::Signed(Signed {
+            certificates: vec![vec![0x30, 1, 0], vec![0x30, 2, 5, 0]],
+            min_version: "6.12".into(),
+            measure: Measure {
+                pcr: 13,
+                required: true,
+            },
+        }),
+        on_corruption: OnCorruption::Restart,
         candidates: vec![
             Candidate {
                 name: "esp".into(),
@@ -125,6 +133,63 @@ fn a_forward_dependency_is_refused_on_both_sides() {
     plan.modules[0].needs = vec![];
     plan.modules[1].needs = vec![0, 0];
     assert!(plan.encode().is_ok());
+}
+
+#[test]
+fn every_way_to_authenticate_survives_the_round_trip() {
+    for auth in [
+        Auth::None,
+        Auth::Sealed(RootHash::from_bytes(&[7; 32]).unwrap()),
+        Auth::Sealed(RootHash::from_bytes(&[7; 64]).unwrap()),
+    ] {
+        let plan = BootPlan { auth, ..sample() };
+        assert_eq!(BootPlan::decode(&plan.encode().unwrap()).unwrap(), plan);
+    }
+}
+
+#[test]
+fn a_plan_that_trusts_nobody_is_refused() {
+    let refused = |auth: Auth, expected: &str| {
+        let plan = BootPlan { auth, ..sample() };
+        match plan.encode() {
+            Err(PlanError::Value { field, .. }) => assert_eq!(field, expected),
+            other => panic!("{other:?}"),
+        }
+    };
+    refused(Auth::default(), "number of certificates");
+    refused(
+        Auth::Signed(Signed {
+            certificates: vec![vec![0x30]; MAX_CERTIFICATES + 1],
+            ..Signed::default()
+        }),
+        "number of certificates",
+    );
+    refused(
+        Auth::Signed(Signed {
+            certificates: vec![vec![0x30]],
+            measure: Measure {
+                pcr: 24,
+                required: false,
+            },
+            ..Signed::default()
+        }),
+        "PCR",
+    );
+    // What no encoder writes: no certificate, and a root hash of 31 bytes.
+    let plan = sample();
+    let at = 16 + 2 + plan.product.len() + 2 + plan.kernel_release.len();
+    for (kind, len) in [(2, 0), (1, 31)] {
+        let mut bytes = sample().encode().unwrap();
+        bytes[at] = kind;
+        bytes[at + 1] = len;
+        assert!(matches!(
+            decode_resealed(bytes),
+            Err(PlanError::Value {
+                field: "number of certificates" | "root hash",
+                ..
+            })
+        ));
+    }
 }
 
 #[test]

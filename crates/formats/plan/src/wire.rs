@@ -8,7 +8,8 @@ use iofs_source::crc32;
 use uuid::Uuid;
 
 use crate::{
-    Alias, Auth, BootPlan, Candidate, Expect, MAX_LEN, Module, OnFailure, Role, Selector, VERSION,
+    Alias, Auth, BootPlan, Candidate, Expect, MAX_CERTIFICATES, MAX_LEN, MAX_PCR, Measure, Module,
+    OnCorruption, OnFailure, Role, RootHash, Selector, Signed, VERSION,
 };
 
 const MAGIC: &[u8; 8] = b"IOFSPLAN";
@@ -17,6 +18,11 @@ const CHECKSUM_LEN: usize = 4;
 
 /// What the numbers mean that [`Writer`] gives these.
 const ON_FAILURE: [OnFailure; 3] = [OnFailure::Reboot, OnFailure::PowerOff, OnFailure::Halt];
+const ON_CORRUPTION: [OnCorruption; 3] = [
+    OnCorruption::Error,
+    OnCorruption::Restart,
+    OnCorruption::Panic,
+];
 const ROLES: [Role; 5] = [
     Role::Dependency,
     Role::Disk,
@@ -95,8 +101,11 @@ pub(crate) fn encode(plan: &BootPlan) -> Result<Vec<u8>, PlanError> {
     out.0.extend_from_slice(&[0; 6]);
     out.string("product", &plan.product)?;
     out.string("kernel release", &plan.kernel_release)?;
-    out.u8(match plan.auth {
-        Auth::None => 0,
+    out.auth(&plan.auth)?;
+    out.u8(match plan.on_corruption {
+        OnCorruption::Error => 0,
+        OnCorruption::Restart => 1,
+        OnCorruption::Panic => 2,
     });
     out.list("candidates", &plan.candidates, Writer::candidate)?;
     for (index, module) in plan.modules.iter().enumerate() {
@@ -215,6 +224,42 @@ impl Writer {
     ) -> Result<(), PlanError> {
         self.count(field, items.len())?;
         items.iter().try_for_each(|value| item(self, value))
+    }
+
+    fn bytes(&mut self, field: &'static str, bytes: &[u8]) -> Result<(), PlanError> {
+        self.count(field, bytes.len())?;
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn auth(&mut self, auth: &Auth) -> Result<(), PlanError> {
+        match auth {
+            Auth::None => self.u8(0),
+            Auth::Sealed(root) => {
+                self.u8(1);
+                self.bytes("root hash", root.as_bytes())?;
+            }
+            Auth::Signed(signed) => {
+                self.u8(2);
+                let count = signed.certificates.len();
+                let valid = (1..=MAX_CERTIFICATES).contains(&count);
+                for (valid, field) in [
+                    (valid, "number of certificates"),
+                    (signed.measure.pcr <= MAX_PCR, "PCR"),
+                ] {
+                    if !valid {
+                        return Err(PlanError::Value { field, at: 0 });
+                    }
+                }
+                self.list("certificates", &signed.certificates, |out, certificate| {
+                    out.bytes("certificate", certificate)
+                })?;
+                self.string("least version", &signed.min_version)?;
+                self.u8(signed.measure.pcr);
+                self.u8(u8::from(signed.measure.required));
+            }
+        }
+        Ok(())
     }
 
     fn candidate(&mut self, candidate: &Candidate) -> Result<(), PlanError> {
@@ -376,13 +421,15 @@ impl<'a> Reader<'a> {
     fn plan(&mut self) -> BootPlan {
         let product = self.string("product");
         let kernel_release = self.string("kernel release");
-        let auth = self.choice("auth", [Auth::None]);
+        let auth = self.auth();
+        let on_corruption = self.choice("corruption policy", ON_CORRUPTION);
         let candidates = self.list(|input, _| input.candidate());
         let modules = self.list(Self::module);
         BootPlan {
             product,
             kernel_release,
             auth,
+            on_corruption,
             candidates,
             aliases: self.aliases(modules.len()),
             modules,
@@ -391,6 +438,44 @@ impl<'a> Reader<'a> {
             on_failure: self.choice("failure action", ON_FAILURE),
             failure_wait_ms: self.u32(),
         }
+    }
+
+    fn auth(&mut self) -> Auth {
+        match self.choice("auth", [0, 1, 2]) {
+            0 => Auth::None,
+            1 => self.root_hash(),
+            _ => self.signed(),
+        }
+    }
+
+    fn root_hash(&mut self) -> Auth {
+        let at = self.at;
+        let len = self.u16();
+        let root = RootHash::from_bytes(self.take(len.into()));
+        self.check(root.is_ok(), "root hash", at);
+        root.map_or_else(|_| Auth::default(), Auth::Sealed)
+    }
+
+    fn signed(&mut self) -> Auth {
+        let at = self.at;
+        let certificates = self.list(|input, _| {
+            let len = input.u16();
+            input.take(len.into()).to_vec()
+        });
+        let valid = (1..=MAX_CERTIFICATES).contains(&certificates.len());
+        self.check(valid, "number of certificates", at);
+        let min_version = self.string("least version");
+        let at = self.at;
+        let [pcr] = self.array();
+        self.check(pcr <= MAX_PCR, "PCR", at);
+        Auth::Signed(Signed {
+            certificates,
+            min_version,
+            measure: Measure {
+                pcr,
+                required: self.bool("measurement's required flag"),
+            },
+        })
     }
 
     fn aliases(&mut self, modules: usize) -> Vec<Alias> {

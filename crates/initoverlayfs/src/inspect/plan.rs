@@ -1,6 +1,6 @@
 //! Boot plans.
 
-use iofs_plan::{Auth, BootPlan, MAX_LEN, Role, VERSION};
+use iofs_plan::{BootPlan, MAX_LEN, Role, VERSION};
 
 use super::node::{Fact, Node};
 use super::{Described, View};
@@ -43,12 +43,7 @@ pub(super) fn node(plan: &BootPlan, size: usize, list: bool) -> Node {
         .fact("format_version", Fact::number(VERSION))
         .fact("product", plan.product.as_str())
         .fact("kernel_release", plan.kernel_release.as_str())
-        .fact(
-            "auth",
-            match plan.auth {
-                Auth::None => "none",
-            },
-        )
+        .fact("auth", plan.auth.name())
         .fact("candidates", candidates.collect::<Vec<_>>())
         .fact("inits", plan.inits.clone())
         .fact("device_timeout_ms", Fact::number(plan.device_timeout_ms))
