@@ -9,7 +9,8 @@ use core::mem::MaybeUninit;
 
 use rustix::fd::OwnedFd;
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, RawDir, Stat, Timespec, Timestamps, Uid,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, RawDir, ResolveFlags, Stat, Timespec, Timestamps,
+    Uid,
 };
 use rustix::io::Errno;
 
@@ -37,11 +38,14 @@ fn open_or_make(op: &'static str, path: &str, flags: OFlags, mode: Mode) -> Resu
 /// # Errors
 /// The kernel's, or EFBIG for a file that is larger.
 pub fn read(path: &str, limit: usize) -> Result<Vec<u8>> {
+    read_open(&open(path, OFlags::RDONLY)?, path, limit)
+}
+
+fn read_open(file: &OwnedFd, path: &str, limit: usize) -> Result<Vec<u8>> {
     let error = |errno| Error::new("reading", path, errno);
-    let file = open(path, OFlags::RDONLY)?;
     // One byte more than is known or allowed, so that the end is seen by a short
     // read; sysfs and proc files have no size.
-    let known = rustix::fs::fstat(&file)
+    let known = rustix::fs::fstat(file)
         .ok()
         .and_then(|stat| usize::try_from(stat.st_size).ok())
         .unwrap_or(0);
@@ -49,7 +53,7 @@ pub fn read(path: &str, limit: usize) -> Result<Vec<u8>> {
     let mut len = 0;
     loop {
         let room = bytes.get_mut(len..).unwrap_or(&mut []);
-        match rustix::io::read(&file, room) {
+        match rustix::io::read(file, room) {
             Ok(0) => break,
             Ok(count) => len += count,
             Err(Errno::INTR) => continue,
@@ -65,6 +69,25 @@ pub fn read(path: &str, limit: usize) -> Result<Vec<u8>> {
     }
     bytes.truncate(len);
     Ok(bytes)
+}
+
+/// Reads a file of at most `limit` bytes below the folder `root`, as a process
+/// whose root that is would: no link and no `..` leads out of it (openat2(2),
+/// `RESOLVE_IN_ROOT`). `None` if there is no such file.
+///
+/// # Errors
+/// The kernel's, EFBIG for a file that is larger.
+pub fn read_inside(root: &str, path: &str, limit: usize) -> Result<Option<Vec<u8>>> {
+    let folder = open(root, OFlags::PATH | OFlags::DIRECTORY)?;
+    let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = on_path("opening", path, |path| {
+        match rustix::fs::openat2(&folder, path, flags, Mode::empty(), inside) {
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            other => other.map(Some),
+        }
+    })?;
+    file.map(|file| read_open(&file, path, limit)).transpose()
 }
 
 /// Reads a file of one line of text, as sysfs has them, without its newline.
@@ -387,6 +410,26 @@ mod tests {
             Errno::FBIG
         );
         assert_eq!(read("/no/such", 10).unwrap_err().errno(), Errno::NOENT);
+    }
+
+    #[test]
+    fn nothing_leads_out_of_a_root() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        std::fs::create_dir_all(root.join("usr/lib")).unwrap();
+        std::fs::create_dir_all(root.join("etc")).unwrap();
+        std::fs::write(root.join("usr/lib/release"), "inside").unwrap();
+        std::fs::write(dir.path().join("release"), "outside").unwrap();
+        symlink("/usr/lib/release", root.join("etc/absolute")).unwrap();
+        symlink("../../../release", root.join("etc/climbing")).unwrap();
+        let root = root.to_str().unwrap();
+        let read = |path| read_inside(root, path, 100);
+        assert_eq!(read("etc/absolute").unwrap().unwrap(), b"inside");
+        assert_eq!(read("etc/climbing").unwrap(), None);
+        assert_eq!(read("../release").unwrap(), None);
+        assert_eq!(read("usr/lib/release/x").unwrap(), None);
+        let error = read_inside(root, "usr/lib/release", 3).unwrap_err();
+        assert_eq!(error.errno(), Errno::FBIG);
     }
 
     #[test]

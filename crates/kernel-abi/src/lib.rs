@@ -21,12 +21,14 @@ pub mod clock;
 pub mod dm;
 mod error;
 pub mod file;
+pub mod keys;
 pub mod kmsg;
 pub mod loopdev;
 pub mod module;
 pub mod mount;
 pub mod power;
 pub mod process;
+pub mod tpm;
 pub mod uevent;
 
 pub use error::{Error, Result, errno_text};
