@@ -111,6 +111,17 @@ pub fn write(path: &str, bytes: &[u8]) -> Result<()> {
     write_all(&file, bytes).map_err(|errno| Error::new("writing", path, errno))
 }
 
+/// Adds to the end of a file, which is made if need be, for its owner only (mode
+/// 0600).
+///
+/// # Errors
+/// The kernel's.
+pub fn append(path: &str, bytes: &[u8]) -> Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC;
+    let file = open_or_make("making", path, flags, Mode::from_raw_mode(0o600))?;
+    write_all(&file, bytes).map_err(|errno| Error::new("writing", path, errno))
+}
+
 fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> core::result::Result<(), Errno> {
     while !bytes.is_empty() {
         match rustix::io::write(file, bytes) {

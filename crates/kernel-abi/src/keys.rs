@@ -18,14 +18,15 @@ const LIST: &str = "/proc/keys";
 /// twenty keys, of a line each.
 const MAX_LIST: usize = 1 << 20;
 
-/// A keyring, by its serial number or a special one.
+/// A keyring, by its serial number (a positive `key_serial_t`) or a special one
+/// (a negative one).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Keyring(i32);
+pub struct Keyring(u32);
 
 impl Keyring {
     /// The calling process's own (`KEY_SPEC_PROCESS_KEYRING`): it goes with the
     /// process, and with an exec.
-    pub const PROCESS: Self = Self(-2);
+    pub const PROCESS: Self = Self(-2i32 as u32);
 
     /// One of the kernel's own, by its name: `.dm-verity`. `None` if this kernel
     /// has none of that name.
@@ -70,9 +71,8 @@ impl Keyring {
             .map_err(|errno| Error::new("sealing keyring", name, errno))
     }
 
-    /// Special serials are negative; the kernel takes the low 32 bits.
     fn argument(self) -> usize {
-        usize::try_from(self.0.cast_unsigned()).unwrap_or(usize::MAX)
+        self.0 as usize
     }
 }
 
@@ -91,7 +91,7 @@ fn call(number: u32, arguments: [usize; 5]) -> core::result::Result<(), Errno> {
 /// The serial of the keyring of that name in /proc/keys, whose lines are
 /// `SERIAL FLAGS USAGE EXPIRY PERM UID GID TYPE DESCRIPTION: SUMMARY`, the serial
 /// in hexadecimal (security/keys/proc.c).
-fn find_in(list: &[u8], name: &str) -> Option<i32> {
+fn find_in(list: &[u8], name: &str) -> Option<u32> {
     let text = core::str::from_utf8(list).ok()?;
     text.lines().find_map(|line| {
         let mut fields = line.split_ascii_whitespace();
@@ -99,7 +99,7 @@ fn find_in(list: &[u8], name: &str) -> Option<i32> {
         let kind = fields.nth(6)?;
         let description = fields.next()?.trim_end_matches(':');
         let wanted = kind == "keyring" && description == name;
-        i32::from_str_radix(serial, 16).ok().filter(|_| wanted)
+        u32::from_str_radix(serial, 16).ok().filter(|_| wanted)
     })
 }
 
