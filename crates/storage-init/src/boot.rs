@@ -6,12 +6,17 @@ use alloc::format;
 use freestanding::Start;
 use kernel_abi::uevent::Uevents;
 
+use crate::image::Found;
 use crate::log::Log;
 use crate::modules::Loader;
 use crate::paths::Paths;
 use crate::report::Failure;
+use crate::root::Mounted;
+use crate::search::Search;
 use crate::settings::Settings;
-use crate::{boot_json, handover, root, search, setup, stack};
+use crate::stack::ImageDevice;
+use crate::trust::Trust;
+use crate::{boot_json, handover, measure, root, setup, stack};
 
 /// Boots. Returns only if that failed; `settings` is then what was known.
 ///
@@ -44,16 +49,18 @@ pub fn run(
     // 4. The image: the first candidate that is there, is what the plan expects
     //    and can be read. Whatever drivers the devices ask for are loaded on the
     //    way.
-    let found = search::find(settings, &paths, &uevents, &mut modules, log)?;
-    log.stage("device", &found.describe());
-
-    // 5. The block device that is exactly the image.
-    let device = stack::build(&found, &mut modules, log)?;
-    log.stage("image", &device.describe());
-
-    // 6. EROFS on it, and an overlay that makes it writable.
-    let mounted = root::mount(&device)?;
-    log.stage("mount", &mounted.describe());
+    let trust = Trust::new(&settings.plan.auth)?;
+    let mut search = Search::new(settings, &trust, &paths);
+    let mut found = search.find(&uevents, &mut modules, log)?;
+    // 5. and 6. Its proof, the block device that is exactly the image, EROFS on
+    //    it and an overlay that makes it writable. If one of these fails, another
+    //    image that is there will do.
+    let (device, mounted) = loop {
+        match assemble(&found, settings, &paths, &mut modules, log) {
+            Ok(done) => break done,
+            Err(failure) => found = search.instead_of(found, failure, &mut modules, log)?,
+        }
+    };
 
     // 7. All that must outlive the mini-initramfs goes into the new root; the
     //    rest is freed.
@@ -66,4 +73,32 @@ pub fn run(
     log.stage("exec", &init);
     boot_json::write(log, settings, &found, &device, &modules, &init);
     Err(handover::exec(&init, start))
+}
+
+/// From an image that was found to one that is mounted.
+fn assemble(
+    found: &Found,
+    settings: &Settings,
+    paths: &Paths,
+    modules: &mut Loader<'_>,
+    log: &mut Log,
+) -> Result<(ImageDevice, Mounted), Failure> {
+    log.stage("device", &found.describe());
+    if let Some(proof) = &found.proof {
+        let (root, reason) = (&proof.trees.root, &proof.reason);
+        log.stage("proof", &format!("root hash {root}, {reason}"));
+    }
+    measure::measure(found.proof.as_ref(), settings, paths, log)?;
+    let device = stack::build(found, settings, modules, log)?;
+    log.stage("image", &device.describe());
+    let mounted = match root::mount(&device, settings) {
+        Ok(mounted) => mounted,
+        Err(failure) => {
+            // What failed first is what has to be said.
+            let _ = device.release();
+            return Err(failure);
+        }
+    };
+    log.stage("mount", &mounted.describe());
+    Ok((device, mounted))
 }

@@ -60,7 +60,7 @@ pub fn render(
     init: &str,
 ) -> String {
     let extents = match &found.place {
-        Place::Partition => 0,
+        Place::Partition | Place::Disk | Place::Partitions { .. } => 0,
         Place::File(map) => map.extents.len(),
     };
     let mut stages = stages.iter().map(|stage| {
@@ -83,11 +83,15 @@ pub fn render(
         None => "null".into(),
     };
     let auth = settings.plan.auth.name();
+    let root_hash = match &found.proof {
+        Some(proof) => format!("\"{}\"", proof.trees.root),
+        None => "null".into(),
+    };
     format!(
         concat!(
             "{{\"version\":1,",
             "\"storage_init\":{storage_init},\"kernel\":{kernel},\"product\":{product},",
-            "\"auth\":{auth},",
+            "\"auth\":{auth},\"root_hash\":{root_hash},",
             "\"image\":{{\"candidate\":{candidate},\"partition\":{partition},",
             "\"partuuid\":\"{partuuid}\",\"file\":{file},\"extents\":{extents},",
             "\"uuid\":\"{uuid}\",\"size\":{size},\"device\":{device},\"layout\":{layout}}},",
@@ -97,6 +101,7 @@ pub fn render(
         kernel = Quoted(&process::kernel_release()),
         product = Quoted(&settings.plan.product),
         auth = Quoted(auth),
+        root_hash = root_hash,
         candidate = Quoted(&found.candidate.name),
         partition = Quoted(found.device.path()),
         partuuid = found.part.entry.part_guid,

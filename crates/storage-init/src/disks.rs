@@ -10,7 +10,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use iofs_gpt::{Partition, Table};
-use iofs_plan::Selector;
+use iofs_plan::{Selector, Uuid};
 use iofs_source::ReadAt;
 use kernel_abi::block::Device;
 use kernel_abi::dm::SECTOR;
@@ -43,6 +43,8 @@ pub struct Disk {
 pub struct Part {
     /// The kernel's name: `vda1`.
     pub name: String,
+    /// The kernel's name of its disk: `vda`.
+    pub disk: String,
     /// The logical block size of its disk, in bytes.
     pub block_size: u32,
     /// What the table says of it.
@@ -85,16 +87,29 @@ impl Inventory {
     /// The partitions that `selector` means and the kernel shows.
     #[must_use]
     pub fn matching(&self, selector: &Selector, paths: &Paths) -> Vec<Part> {
+        self.shown(paths, &|_, entry| selects(selector, entry))
+    }
+
+    /// The partitions of a type on the disk `disk` that the kernel shows.
+    #[must_use]
+    pub fn of_type(&self, disk: &str, type_guid: Uuid, paths: &Paths) -> Vec<Part> {
+        self.shown(paths, &|found, entry| {
+            found.name == disk && entry.type_guid == type_guid
+        })
+    }
+
+    fn shown(&self, paths: &Paths, wanted: &dyn Fn(&Disk, &Partition) -> bool) -> Vec<Part> {
         let mut parts = Vec::new();
         for disk in &self.disks {
             for entry in disk.partitions.iter().flatten() {
-                if !selects(selector, entry) {
+                if !wanted(disk, entry) {
                     continue;
                 }
                 let name = partition_name(&disk.name, entry.number);
                 if kernel_agrees(&name, entry, paths) {
                     parts.push(Part {
                         name,
+                        disk: disk.name.clone(),
                         block_size: disk.block_size,
                         entry: entry.clone(),
                     });
@@ -240,7 +255,6 @@ pub fn open_partition(part: &Part, paths: &Paths) -> Result<Device, String> {
 pub(crate) mod tests {
     use super::*;
     use iofs_gpt::{Layout, NewPartition};
-    use iofs_plan::Uuid;
     use std::path::Path;
     use std::string::ToString;
 

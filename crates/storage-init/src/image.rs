@@ -1,29 +1,35 @@
 //! Step 4, one candidate on one partition: is the image there, whole, and the
-//! one that the plan was built with?
+//! one that the plan trusts?
 //!
 //! No file system is mounted for that. FAT and ext4 are read by the format
 //! crates, which are safe Rust and bounded, and all that comes out is where the
 //! file's bytes lie.
 
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use ddi::{Ddi, Role, Signature};
 use iofs_erofs::Superblock;
 use iofs_ext4::Ext4;
 use iofs_fat::Fat;
 use iofs_plan::{Candidate, Expect, Uuid};
-use iofs_source::{FileMap, Limited, Mapped, ReadAt};
+use iofs_source::{FileMap, Limited, Mapped, ReadAt, Window};
 use kernel_abi::block::Device;
 
-use crate::disks::{Part, open_partition};
+use crate::disks::{Inventory, Part, open_partition};
 use crate::paths::Paths;
 use crate::report::join;
+use crate::trust::{ARCH, Proof, Trust};
 
 /// How much metadata of a boot partition may be read to find one file, in
 /// bytes. A FAT32 allocation table of 2 TiB has 256 MiB, of which a file's chain
 /// touches a small part.
 const METADATA_LIMIT: u64 = 64 << 20;
+
+/// How many signature partitions of a disk are looked at: each generation of an
+/// image has one.
+const MAX_SIGNATURES: usize = 16;
 
 /// An image that was found.
 #[derive(Debug)]
@@ -40,13 +46,22 @@ pub struct Found {
     pub uuid: Uuid,
     /// The size of its file system in bytes.
     pub size: u64,
+    /// Why it is trusted; `None` where the plan trusts anything.
+    pub proof: Option<Proof>,
 }
 
 /// Where on its partition an image lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
-    /// It is the partition.
+    /// It is the partition: a bare file system.
     Partition,
+    /// It is the partition: a disk image (DDI) with partitions of its own.
+    Disk,
+    /// The file system is the partition, the hash tree another one.
+    Partitions {
+        /// The hash tree's.
+        hashes: Part,
+    },
     /// In a file.
     File(FileMap),
 }
@@ -56,45 +71,167 @@ impl Found {
     #[must_use]
     pub fn describe(&self) -> String {
         let size = self.size >> 10;
+        let name = &self.part.name;
         match (&self.place, &self.candidate.file) {
             (Place::File(map), Some(path)) => format!(
-                "{path} on /dev/{}, {size} KiB in {} extent{}",
-                self.part.name,
+                "{path} on /dev/{name}, {size} KiB in {} extent{}",
                 map.extents.len(),
                 if map.extents.len() == 1 { "" } else { "s" }
             ),
-            _ => format!("/dev/{}, {size} KiB", self.part.name),
+            (Place::Partitions { hashes }, _) => {
+                format!("/dev/{name}, {size} KiB, hash tree on /dev/{}", hashes.name)
+            }
+            _ => format!("/dev/{name}, {size} KiB"),
         }
     }
 }
 
-/// Looks at a candidate on a partition that its selector means.
-///
-/// # Errors
-/// Why it is not the image, as a sentence without the partition's name.
-pub fn examine(candidate: &Candidate, part: &Part, paths: &Paths) -> Result<Found, String> {
-    let device = open_partition(part, paths)?;
-    let (place, Expect { uuid, size }) = match &candidate.file {
-        None => (
-            Place::Partition,
-            check(&device, candidate.expect, "the partition")?,
-        ),
-        Some(path) => {
-            let map = locate(&device, path)?;
-            map.check(device.size(), part.block_size.into())
-                .map_err(|error| format!("{path}: {error}"))?;
-            let found = check(&Mapped::new(&device, &map), candidate.expect, path)?;
-            (Place::File(map), found)
+/// Where candidates are looked at, and whom to trust.
+#[derive(Debug)]
+pub struct Examiner<'a> {
+    /// The disks.
+    pub inventory: &'a Inventory,
+    /// What the plan trusts.
+    pub trust: &'a Trust,
+    /// Where the kernel shows itself.
+    pub paths: &'a Paths,
+}
+
+impl Examiner<'_> {
+    /// Looks at a candidate on a partition that its selector means.
+    ///
+    /// # Errors
+    /// Why it is not the image, as a sentence without the partition's name.
+    pub fn examine(&self, candidate: &Candidate, part: &Part) -> Result<Found, String> {
+        let device = open_partition(part, self.paths)?;
+        let (place, (proof, Expect { uuid, size })) = match &candidate.file {
+            Some(path) => {
+                let map = locate(&device, path)?;
+                map.check(device.size(), part.block_size.into())
+                    .map_err(|error| format!("{path}: {error}"))?;
+                let result = self.whole(&Mapped::new(&device, &map), candidate.expect, path)?;
+                (Place::File(map), result)
+            }
+            None if matches!(self.trust, Trust::Anything) => (
+                Place::Partition,
+                self.whole(&device, candidate.expect, "the partition")?,
+            ),
+            None if has_table(&device) => (
+                Place::Disk,
+                self.whole(&device, candidate.expect, "the partition")?,
+            ),
+            None => self.spread(part, candidate.expect)?,
+        };
+        Ok(Found {
+            candidate: candidate.clone(),
+            part: part.clone(),
+            device,
+            place,
+            uuid,
+            size,
+            proof,
+        })
+    }
+
+    /// An image that is all of `source`: a bare file system if anything is
+    /// trusted, else a disk image.
+    fn whole(
+        &self,
+        source: &dyn ReadAt,
+        expect: Expect,
+        what: &str,
+    ) -> Result<(Option<Proof>, Expect), String> {
+        if let Trust::Anything = self.trust {
+            return Ok((None, check(source, expect, what)?));
         }
-    };
-    Ok(Found {
-        candidate: candidate.clone(),
-        part: part.clone(),
-        device,
-        place,
-        uuid,
-        size,
-    })
+        let refused = |why: String| format!("{what} is not a trusted image: {why}");
+        let ddi = Ddi::read(source, ARCH).map_err(|error| refused(error.to_string()))?;
+        let proof = Proof::find(source, ddi, self.trust).map_err(refused)?;
+        let found = check(&proof.file_system(source)?, expect, what)?;
+        Ok((Some(proof), found))
+    }
+
+    /// An image whose file system is `part`, with hash tree and signature on
+    /// other partitions of its disk.
+    fn spread(
+        &self,
+        part: &Part,
+        expect: Expect,
+    ) -> Result<(Place, (Option<Proof>, Expect)), String> {
+        let what = "the partition";
+        let refused = |why: String| format!("{what} is not a trusted image: {why}");
+        let disk = Device::open(&format!("{}/{}", self.paths.dev, part.disk))
+            .map_err(|error| format!("{error}"))?;
+        let guid = part.entry.part_guid;
+        let signed = self.signature_for(guid, &part.disk, &disk);
+        let root = match (self.trust, &signed) {
+            (Trust::Sealed(root), _) => *root,
+            (_, Some((_, signature))) => signature.root,
+            _ => {
+                return Err(refused(format!(
+                    "no {} partition on {} signs PARTUUID={guid}",
+                    Role::Signature,
+                    part.disk
+                )));
+            }
+        };
+        let hashes = self
+            .inventory
+            .of_type(&part.disk, ARCH.type_guid(Role::Verity), self.paths)
+            .into_iter()
+            .find(|hashes| hashes.entry.part_guid == root.verity_part_uuid())
+            .ok_or_else(|| {
+                refused(format!(
+                    "no {} partition on {} has PARTUUID={}",
+                    Role::Verity,
+                    part.disk,
+                    root.verity_part_uuid()
+                ))
+            })?;
+        let ddi = Ddi {
+            arch: ARCH,
+            disk_guid: Uuid::nil(),
+            root: as_part(part),
+            verity: as_part(&hashes),
+            signature: signed.map(|(part, _)| as_part(&part)),
+        };
+        let proof = Proof::find(&disk, ddi, self.trust).map_err(refused)?;
+        let found = check(&proof.file_system(&disk)?, expect, what)?;
+        Ok((Place::Partitions { hashes }, (Some(proof), found)))
+    }
+
+    /// The signature of the image whose file system has this PARTUUID. One that
+    /// cannot be read is another image's as far as anybody can tell.
+    fn signature_for(&self, guid: Uuid, disk: &str, source: &Device) -> Option<(Part, Signature)> {
+        self.inventory
+            .of_type(disk, ARCH.type_guid(Role::Signature), self.paths)
+            .into_iter()
+            .take(MAX_SIGNATURES)
+            .find_map(|part| {
+                let window = Window::new(source, part.entry.start, part.entry.len).ok()?;
+                let signature = Signature::read(&window).ok()?;
+                (signature.root.data_part_uuid() == guid).then_some((part, signature))
+            })
+    }
+}
+
+/// A partition of the disk as one of an image that is the disk.
+fn as_part(part: &Part) -> ddi::Part {
+    ddi::Part {
+        number: part.entry.number,
+        start: part.entry.start,
+        len: part.entry.len,
+        part_guid: part.entry.part_guid,
+    }
+}
+
+/// Whether a partition begins with a partition table of its own, written for
+/// blocks of either size.
+fn has_table(device: &Device) -> bool {
+    let mut magic = [0; 8];
+    [512, 4096]
+        .iter()
+        .any(|&at| device.read_at(at, &mut magic).is_ok() && &magic == b"EFI PART")
 }
 
 /// Finds a file on a FAT or ext4 partition.

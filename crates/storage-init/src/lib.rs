@@ -18,8 +18,10 @@ pub mod disks;
 pub mod handover;
 pub mod image;
 pub mod log;
+pub mod measure;
 pub mod modules;
 pub mod paths;
+pub mod release;
 pub mod report;
 pub mod root;
 pub mod run_init;
@@ -28,6 +30,7 @@ pub mod search;
 pub mod settings;
 pub mod setup;
 pub mod stack;
+pub mod trust;
 
 use freestanding::Start;
 use kernel_abi::process;

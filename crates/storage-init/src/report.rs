@@ -56,6 +56,12 @@ impl Failure {
         }))
     }
 
+    /// What failed.
+    #[must_use]
+    pub fn what(&self) -> &str {
+        &self.0.what
+    }
+
     /// Adds what was awaited.
     #[must_use]
     pub fn awaited(mut self, items: impl Iterator<Item = String>) -> Self {

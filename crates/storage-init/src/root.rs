@@ -3,11 +3,12 @@
 use alloc::format;
 use alloc::string::String;
 
-use kernel_abi::dm::Mapper;
 use kernel_abi::file;
 use kernel_abi::mount::{self, Flags};
 
+use crate::release::Release;
 use crate::report::Failure;
+use crate::settings::Settings;
 use crate::stack::ImageDevice;
 
 /// The image, the writable layer and the new root, in the mini-initramfs.
@@ -30,19 +31,35 @@ impl Mounted {
     }
 }
 
-/// Mounts the image and the overlay over it.
+/// Mounts the image, if the plan allows it, and the overlay over it. On failure
+/// nothing is left mounted.
 ///
 /// # Errors
-/// The kernel's, of the step that failed.
-pub fn mount(device: &ImageDevice) -> Result<Mounted, Failure> {
+/// The kernel's, of the step that failed; that the image is of another product
+/// or too old.
+pub fn mount(device: &ImageDevice, settings: &Settings) -> Result<Mounted, Failure> {
     for folder in ["/initoverlayfs", IMAGE, WRITABLE, ROOT] {
         file::mkdir(folder)?;
     }
-    mount_image(&device.path)?;
-    // The mounts hold the devices now: these go when the mounts do.
-    if let Some(mapped) = &device.mapped {
-        Mapper::open().and_then(|mapper| mapper.remove_deferred(&mapped.name))?;
+    let result = mount_image(&device.path).and_then(|()| {
+        // The mount holds the devices now: these go when it does.
+        device.release()?;
+        let release = Release::read(IMAGE).map_err(|error| unreadable(&device.path, &error))?;
+        release.check(&settings.plan)?;
+        overlay()
+    });
+    // The overlay holds both layers by itself. Without their own mounts they go
+    // when it does.
+    for folder in [IMAGE, WRITABLE] {
+        match mount::detach(folder) {
+            Err(error) if result.is_ok() => return Err(error.into()),
+            _ => {}
+        }
     }
+    result.map(|()| Mounted { root: ROOT.into() })
+}
+
+fn overlay() -> Result<(), Failure> {
     mount::mount("tmpfs", WRITABLE, "tmpfs", Flags::empty(), "mode=0755")?;
     let upper = format!("{WRITABLE}/upper");
     let work = format!("{WRITABLE}/work");
@@ -53,12 +70,7 @@ pub fn mount(device: &ImageDevice) -> Result<Mounted, Failure> {
     // volatile: the upper layer is RAM, syncing it would be for nothing.
     let options = format!("lowerdir={IMAGE},upperdir={upper},workdir={work},volatile");
     mount::mount("overlay", ROOT, "overlay", Flags::empty(), &options)?;
-    // The overlay holds both layers by itself. Without their own mounts they go
-    // when it does.
-    for folder in [IMAGE, WRITABLE] {
-        mount::detach(folder)?;
-    }
-    Ok(Mounted { root: ROOT.into() })
+    Ok(())
 }
 
 fn mount_image(device: &str) -> Result<(), Failure> {
@@ -72,4 +84,14 @@ fn mount_image(device: &str) -> Result<(), Failure> {
              kernel (compression)?",
         )
     })
+}
+
+fn unreadable(device: &str, error: &kernel_abi::Error) -> Failure {
+    Failure::new(format_args!(
+        "the image on {device} cannot be read: {error}"
+    ))
+    .advise(
+        "the image or the disk is damaged: the kernel's log above has more; boot another entry or \
+         a rescue medium and install again",
+    )
 }

@@ -15,12 +15,13 @@ use kernel_abi::uevent::{Uevent, Uevents, Wait};
 use kernel_abi::{clock, file};
 
 use crate::disks::{Inventory, Part};
-use crate::image::{Found, examine};
+use crate::image::{Examiner, Found};
 use crate::log::Log;
 use crate::modules::Loader;
 use crate::paths::Paths;
 use crate::report::Failure;
 use crate::settings::{Settings, describe_candidate};
+use crate::trust::Trust;
 
 /// How long a better candidate may still appear before the next one is taken,
 /// in microseconds: a USB disk needs up to two seconds to be enumerated.
@@ -44,60 +45,11 @@ struct Miss {
     at: u64,
 }
 
-/// Finds the image.
-///
-/// # Errors
-/// If none came within the plan's limit: what was awaited, what was seen.
-pub fn find(
-    settings: &Settings,
-    paths: &Paths,
-    uevents: &Uevents,
-    modules: &mut Loader<'_>,
-    log: &mut Log,
-) -> Result<Found, Failure> {
-    let mut search = Search::new(settings, paths);
-    // The expected disk's driver is loaded, and its probing is often synchronous.
-    if let Some(found) = search.look(log) {
-        return Ok(found);
-    }
-    modules.coldplug(&paths.sys, log);
-    let mut suspected = false;
-    loop {
-        if let Some(found) = search.look(log) {
-            return Ok(found);
-        }
-        let now = clock::micros();
-        let suspicion = search.started + SUSPICION_US.min(search.limit_us / 2);
-        if !suspected && now >= suspicion {
-            suspected = true;
-            let count = modules.load_all_buses(log);
-            log.info(format_args!(
-                "still no image; loaded {count} further storage drivers on suspicion"
-            ));
-            continue;
-        }
-        if now >= search.deadline() {
-            return Err(search.failure(modules, now));
-        }
-        let until = [Some(search.deadline()), search.next_grace(now)]
-            .into_iter()
-            .flatten()
-            .chain((!suspected).then_some(suspicion))
-            .min()
-            .unwrap_or(now);
-        match uevents.wait(until.saturating_sub(now)) {
-            Wait::Timeout => {}
-            Wait::Events(events) => search.obey(&events, modules, log),
-            Wait::Lost => {
-                search.inventory = Inventory::default();
-                modules.coldplug(&paths.sys, log);
-            }
-        }
-    }
-}
-
-struct Search<'a> {
+/// The search, which can go on after an image that could not be used.
+#[derive(Debug)]
+pub struct Search<'a> {
     settings: &'a Settings,
+    trust: &'a Trust,
     paths: &'a Paths,
     inventory: Inventory,
     misses: Vec<Miss>,
@@ -106,15 +58,100 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    fn new(settings: &'a Settings, paths: &'a Paths) -> Self {
+    /// A search that begins now.
+    #[must_use]
+    pub fn new(settings: &'a Settings, trust: &'a Trust, paths: &'a Paths) -> Self {
         Self {
             settings,
+            trust,
             paths,
             inventory: Inventory::default(),
             misses: Vec::new(),
             started: clock::micros(),
             limit_us: u64::from(settings.plan.device_timeout_ms) * 1000,
         }
+    }
+
+    /// Finds the image.
+    ///
+    /// # Errors
+    /// If none came within the plan's limit: what was awaited, what was seen.
+    pub fn find(
+        &mut self,
+        uevents: &Uevents,
+        modules: &mut Loader<'_>,
+        log: &mut Log,
+    ) -> Result<Found, Failure> {
+        // The expected disk's driver is loaded, and its probing is often
+        // synchronous.
+        if let Some(found) = self.look(log) {
+            return Ok(found);
+        }
+        modules.coldplug(&self.paths.sys, log);
+        let mut suspected = false;
+        loop {
+            if let Some(found) = self.look(log) {
+                return Ok(found);
+            }
+            let now = clock::micros();
+            let suspicion = self.started + SUSPICION_US.min(self.limit_us / 2);
+            if !suspected && now >= suspicion {
+                suspected = true;
+                let count = modules.load_all_buses(log);
+                log.info(format_args!(
+                    "still no image; loaded {count} further storage drivers on suspicion"
+                ));
+                continue;
+            }
+            if now >= self.deadline() {
+                return Err(self.failure(modules, now));
+            }
+            let until = [Some(self.deadline()), self.next_grace(now)]
+                .into_iter()
+                .flatten()
+                .chain((!suspected).then_some(suspicion))
+                .min()
+                .unwrap_or(now);
+            match uevents.wait(until.saturating_sub(now)) {
+                Wait::Timeout => {}
+                Wait::Events(events) => self.obey(&events, modules, log),
+                Wait::Lost => {
+                    self.inventory = Inventory::default();
+                    modules.coldplug(&self.paths.sys, log);
+                }
+            }
+        }
+    }
+
+    /// Another image in place of `found`, which could not be used because of
+    /// `failure`. Only what is there now is looked at: a machine whose image is
+    /// damaged is not made to wait for a disk that may not exist.
+    ///
+    /// # Errors
+    /// `failure`, if there is none.
+    pub fn instead_of(
+        &mut self,
+        found: Found,
+        failure: Failure,
+        modules: &mut Loader<'_>,
+        log: &mut Log,
+    ) -> Result<Found, Failure> {
+        log.error(format_args!(
+            "the image on /dev/{} cannot be used: {}",
+            found.part.name,
+            failure.what()
+        ));
+        self.misses.push(Miss {
+            candidate: found.candidate.name,
+            part: found.part,
+            why: failure.what().into(),
+            at: clock::micros(),
+        });
+        if let Some(other) = self.look(log) {
+            return Ok(other);
+        }
+        modules.coldplug(&self.paths.sys, log);
+        self.look(log).ok_or(failure)
     }
 
     /// Tries each candidate that may be taken now on each partition that it
@@ -131,7 +168,12 @@ impl<'a> Search<'a> {
                 if self.was_tried(candidate, &part) {
                     continue;
                 }
-                match examine(candidate, &part, self.paths) {
+                let examiner = Examiner {
+                    inventory: &self.inventory,
+                    trust: self.trust,
+                    paths: self.paths,
+                };
+                match examiner.examine(candidate, &part) {
                     Ok(found) => return Some(found),
                     Err(why) => self.miss(candidate, part, why, log),
                 }

@@ -184,6 +184,7 @@ mod tests {
         };
         BootPlan {
             product: "test".into(),
+            auth: Auth::None,
             candidates: vec![candidate("first"), candidate("second")],
             device_timeout_ms: 90_000,
             ..BootPlan::default()

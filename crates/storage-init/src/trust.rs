@@ -1,0 +1,140 @@
+//! Step 5: what the plan trusts, and the proof that an image is it.
+//!
+//! dm-verity proves each block when it is read. What has to be known before is
+//! the root hash, and that alone decides which image boots: it is the one
+//! sealed in the plan, or it is signed by a certificate sealed in the plan. All
+//! else that is read here (partition table, verity superblock, signature) is
+//! hostile until it has led to that root hash.
+//!
+//! The first block of the file system is proven here already, up to the root
+//! hash: a damaged or foreign image is told with its place, and the next
+//! candidate tried, where the kernel would only say that it cannot mount it.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use ddi::{Arch, Ddi, RootHash, Signature, Trees};
+use iofs_plan::Auth;
+use iofs_source::{ReadAt, Window};
+use iofs_trust::{Certificate, verify_detached};
+
+use crate::report::Failure;
+
+/// The architecture whose partitions are the image's.
+pub const ARCH: Arch = Arch::NATIVE;
+
+/// What the plan trusts.
+#[derive(Debug)]
+pub enum Trust {
+    /// Whatever is there.
+    Anything,
+    /// The image with this root hash.
+    Sealed(RootHash),
+    /// Images whose root hash one of these signed.
+    Signed(Vec<Certificate>),
+}
+
+impl Trust {
+    /// From the plan.
+    ///
+    /// # Errors
+    /// If it has a certificate that cannot be used: a boot that could never
+    /// accept a signature ends before it has waited for one.
+    pub fn new(auth: &Auth) -> Result<Self, Failure> {
+        match auth {
+            Auth::None => Ok(Self::Anything),
+            Auth::Sealed(root) => Ok(Self::Sealed(*root)),
+            Auth::Signed(signed) => signed
+                .certificates
+                .iter()
+                .map(|der| Certificate::parse(der))
+                .collect::<Result<_, _>>()
+                .map(Self::Signed)
+                .map_err(|error| {
+                    Failure::new(format_args!(
+                        "a certificate in the boot plan cannot be used: {error}"
+                    ))
+                    .advise("build the mini-initramfs again with another certificate")
+                }),
+        }
+    }
+
+    /// The root hash that is trusted, if `signature` or the plan names one.
+    fn root_hash(&self, signature: Option<&Signature>) -> Result<(RootHash, String), String> {
+        match self {
+            Self::Anything => Err("the plan authenticates nothing".into()),
+            Self::Sealed(root) => Ok((*root, "sealed in the boot plan".into())),
+            Self::Signed(certificates) => match signature {
+                Some(signature) => Ok((signature.root, signer(signature, certificates)?)),
+                None => Err("it is not signed, and the boot plan wants a signature".into()),
+            },
+        }
+    }
+}
+
+/// Who signed, if it is somebody trusted.
+fn signer(signature: &Signature, certificates: &[Certificate]) -> Result<String, String> {
+    let content = signature.root.to_hex();
+    let index = verify_detached(&signature.pkcs7, content.as_bytes(), certificates)
+        .map_err(|error| format!("the signature of its root hash does not hold: {error}"))?;
+    let signer = certificates
+        .get(index)
+        .ok_or("the signer is not in the plan")?;
+    match signature.fingerprint {
+        Some(fingerprint) if fingerprint != signer.fingerprint() => Err(format!(
+            "its signature names a certificate with another fingerprint than that of {}, which \
+             made it",
+            signer.subject()
+        )),
+        _ => Ok(format!("signed by {}", signer.subject())),
+    }
+}
+
+/// The proof that an image is the trusted one.
+#[derive(Debug)]
+pub struct Proof {
+    /// Where file system and hash tree are, in the source that they were found
+    /// in.
+    pub ddi: Ddi,
+    /// The root hash, and the superblock of the tree under it.
+    pub trees: Trees,
+    /// The root hash's signature (PKCS#7, DER), if there is one, for the kernel.
+    pub signature: Option<Vec<u8>>,
+    /// Why the root hash is trusted: for the log.
+    pub reason: String,
+}
+
+impl Proof {
+    /// Proves that the image that `ddi` describes in `source` has a trusted root
+    /// hash, and its first block.
+    ///
+    /// # Errors
+    /// Why it is not trusted, as a sentence.
+    pub fn find(source: &dyn ReadAt, ddi: Ddi, trust: &Trust) -> Result<Self, String> {
+        let signature = ddi.signature(source).map_err(|e| e.to_string())?;
+        let (root, reason) = trust.root_hash(signature.as_ref())?;
+        let trees = ddi.trees(source, &root).map_err(|e| e.to_string())?;
+        ddi.verifier(source, &trees)
+            .and_then(|verifier| verifier.verify(0..1, |_| {}).map_err(|f| ddi.locate(f)))
+            .map_err(|error| error.to_string())?;
+        Ok(Self {
+            ddi,
+            trees,
+            signature: signature.map(|signature| signature.pkcs7),
+            reason,
+        })
+    }
+
+    /// The file system's bytes in `source`, as many as are under the tree.
+    ///
+    /// # Errors
+    /// If they are not there.
+    pub fn file_system<'a>(
+        &self,
+        source: &'a dyn ReadAt,
+    ) -> Result<Window<&'a dyn ReadAt>, String> {
+        let len = self.trees.superblock.params.data_len();
+        Window::new(source, self.ddi.root.start, len).map_err(|error| error.to_string())
+    }
+}
