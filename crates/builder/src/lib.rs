@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod adjust;
+mod certificate;
 mod clock;
 mod error;
 mod image;
@@ -22,9 +23,12 @@ mod osrelease;
 mod process;
 mod progress;
 mod request;
+mod sign;
 mod stage;
 mod summary;
+mod uki;
 
+pub use certificate::TrustedCertificate;
 pub use error::{Error, ErrorKind, Result};
 pub use image::{ImageJob, ImageWriter, MkfsErofs, expect_of};
 pub use kernel::{kernel_image, kernel_release, kernel_release_of_image};
@@ -32,12 +36,20 @@ pub use mini::host::boot_disks;
 pub use osrelease::product_of;
 pub use progress::{Progress, Silent, Step};
 pub use request::{
-    Compression, Generator, GeneratorRun, HostDisks, ImageCompression, ImageRequest, Kernel,
+    Compression, Container, Generator, GeneratorRun, HostDisks, ImageCompression, ImageRequest, Kernel,
     Limits, MiniRequest, Modules, Source,
 };
+pub use sign::{KeySource, KeyType, KeygenRequest, NewKey, Signer, keygen};
 pub use summary::{ImageSummary, MiniSummary, ModuleSummary, StepTime, Summary};
+pub use uki::{
+    BuiltUki, KeySource, PcrSigning, SigningTool, UkiRequest, UkiSection, UkiSigning, build_uki,
+    default_stub,
+};
 
-pub use iofs_plan::{BootPlan, Candidate, Expect, OnFailure, Selector, Uuid};
+pub use iofs_plan::{
+    Auth, BootPlan, Candidate, Expect, Measure, OnCorruption, OnFailure, RootHash, Selector, Signed,
+    Uuid,
+};
 
 /// What [`build_image`] made.
 #[derive(Debug, Clone)]
@@ -46,6 +58,8 @@ pub struct BuiltImage {
     pub summary: ImageSummary,
     /// What a plan should expect.
     pub expect: Expect,
+    /// The dm-verity root hash, if it is wrapped in a disk image.
+    pub root_hash: Option<RootHash>,
     /// The early segments of the input (microcode, ACPI tables), as they were:
     /// they belong in front of the mini-initramfs.
     pub early: Vec<u8>,
@@ -71,7 +85,11 @@ pub fn build(
 ) -> Result<(BuiltImage, BuiltMini)> {
     let image = build_image(image, progress)?;
     let mut mini = mini;
-    for candidate in &mut mini.candidates {
+    if let (true, Some(root)) = (mini.auth == Auth::default(), image.root_hash) {
+        mini.auth = Auth::Sealed(root);
+    }
+    let any = matches!(mini.auth, Auth::Signed(_));
+    for candidate in mini.candidates.iter_mut().filter(|_| !any) {
         if candidate.expect == Expect::default() {
             candidate.expect = image.expect;
         }
