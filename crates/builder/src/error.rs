@@ -65,6 +65,12 @@ impl Error {
         self
     }
 
+    /// Says in front of the message what it is about.
+    pub(crate) fn about(mut self, what: impl fmt::Display) -> Self {
+        self.message = format!("{what}: {}", self.message);
+        self
+    }
+
     /// A closure for `map_err`: "`doing` `path` failed", caused by an I/O error.
     pub(crate) fn io<'a, E>(doing: &'a str, path: &'a Path) -> impl FnOnce(E) -> Self + 'a
     where

@@ -36,10 +36,10 @@ pub use mini::host::boot_disks;
 pub use osrelease::product_of;
 pub use progress::{Progress, Silent, Step};
 pub use request::{
-    Compression, Container, Generator, GeneratorRun, HostDisks, ImageCompression, ImageRequest, Kernel,
-    Limits, MiniRequest, Modules, Source,
+    Compression, Container, Generator, GeneratorRun, HostDisks, ImageCompression, ImageRequest,
+    Kernel, Limits, MiniRequest, Modules, Source,
 };
-pub use sign::{KeySource, KeyType, KeygenRequest, NewKey, Signer, keygen};
+pub use sign::{KeyType, KeygenRequest, NewKey, Signer, keygen};
 pub use summary::{ImageSummary, MiniSummary, ModuleSummary, StepTime, Summary};
 pub use uki::{
     BuiltUki, KeySource, PcrSigning, SigningTool, UkiRequest, UkiSection, UkiSigning, build_uki,
@@ -47,8 +47,8 @@ pub use uki::{
 };
 
 pub use iofs_plan::{
-    Auth, BootPlan, Candidate, Expect, Measure, OnCorruption, OnFailure, RootHash, Selector, Signed,
-    Uuid,
+    Auth, BootPlan, Candidate, Expect, Measure, OnCorruption, OnFailure, RootHash, Selector,
+    Signed, Uuid,
 };
 
 /// What [`build_image`] made.

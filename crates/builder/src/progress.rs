@@ -19,6 +19,14 @@ pub enum Step {
     WriteImage,
     /// Reading the image back.
     VerifyImage,
+    /// Making the hash tree; total in blocks of 4096 bytes.
+    HashImage,
+    /// Having the root hash signed.
+    SignImage,
+    /// Writing the disk image.
+    WrapImage,
+    /// Proving the disk image that was written; total in blocks of 4096 bytes.
+    ProveImage,
     /// Reading the kernel's module metadata.
     ReadIndex,
     /// Choosing the mini-initramfs's modules and compiling the plan.
@@ -40,6 +48,10 @@ impl Step {
             Self::Scan => "scanning",
             Self::WriteImage => "writing the init image",
             Self::VerifyImage => "checking the init image",
+            Self::HashImage => "hashing the init image",
+            Self::SignImage => "signing the root hash",
+            Self::WrapImage => "writing the disk image",
+            Self::ProveImage => "proving the disk image",
             Self::ReadIndex => "reading module metadata",
             Self::SelectModules => "choosing modules",
             Self::ReadModules => "reading modules",

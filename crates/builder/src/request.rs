@@ -1,6 +1,7 @@
 //! What a caller asks for.
 
-use iofs_plan::{Candidate, OnFailure, Uuid};
+use crate::sign::Signer;
+use iofs_plan::{Auth, Candidate, OnCorruption, OnFailure, Uuid};
 use std::path::PathBuf;
 
 /// Where the init image's files come from.
@@ -98,6 +99,26 @@ impl Default for ImageCompression {
     }
 }
 
+/// What the file system is wrapped in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Container {
+    /// In nothing: the file is the EROFS file system, and proves nothing.
+    None,
+    /// In a discoverable disk image: a GPT with the file system, its dm-verity
+    /// tree and, with a signer, the signature of the root hash.
+    Ddi {
+        /// Who signs the root hash.
+        signer: Option<Signer>,
+    },
+}
+
+impl Default for Container {
+    /// An image that can prove itself by its root hash.
+    fn default() -> Self {
+        Self::Ddi { signer: None }
+    }
+}
+
 /// The order for an init image.
 #[derive(Debug, Clone)]
 pub struct ImageRequest {
@@ -105,6 +126,15 @@ pub struct ImageRequest {
     pub source: Source,
     /// Where the image goes. It appears there whole or not at all.
     pub output: PathBuf,
+    /// What the image is of: letters, digits and `._+~^-`; written into the
+    /// image, where a boot with a signed image looks for it. If empty, what
+    /// the input's os-release says.
+    pub product: String,
+    /// Its version, of the same characters; a boot plan may ask for a least
+    /// one. Empty for none, which is below every other.
+    pub version: String,
+    /// What the file system is wrapped in.
+    pub container: Container,
     /// Our stand-in for `run-init` (a static binary that is content with an
     /// overlay root). Needed for initrds of initramfs-tools: building one
     /// without it is an error.
@@ -124,12 +154,16 @@ pub struct ImageRequest {
 }
 
 impl ImageRequest {
-    /// An order with defaults for the rest: time stamp 0, lz4hc.
+    /// An order with defaults for the rest: a disk image without a signature,
+    /// time stamp 0, lz4hc.
     #[must_use]
     pub fn new(source: Source, output: PathBuf) -> Self {
         Self {
             source,
             output,
+            product: String::new(),
+            version: String::new(),
+            container: Container::default(),
             run_init: None,
             work_dir: None,
             uuid: None,
@@ -201,8 +235,14 @@ pub struct MiniRequest {
     /// Its storage drivers.
     pub modules: Modules,
     /// Where to look for the image. [`crate::build`] fills each `expect` that
-    /// is the default; [`crate::build_mini`] takes them as they are.
+    /// is the default, unless any signed image will do; [`crate::build_mini`]
+    /// takes them as they are.
     pub candidates: Vec<Candidate>,
+    /// How the image proves itself. [`crate::build`] seals the image's root
+    /// hash in where this is the default, by which no image is authentic.
+    pub auth: Auth,
+    /// What the kernel does about a block that is not the one that was proven.
+    pub on_corruption: OnCorruption,
     /// What the image is of; if empty, [`crate::build`] takes the image's.
     pub product: String,
     /// The init to execute in the image; the first that exists.
@@ -235,6 +275,8 @@ impl MiniRequest {
             kernel,
             modules: Modules::Generic,
             candidates: Vec::new(),
+            auth: Auth::default(),
+            on_corruption: OnCorruption::default(),
             product: String::new(),
             inits: Self::INITS.map(String::from).to_vec(),
             device_timeout_ms: 90_000,

@@ -20,6 +20,12 @@ pub struct ImageSummary {
     pub path: PathBuf,
     /// Its size.
     pub bytes: u64,
+    /// Size of the file system in it; that of the file where there is nothing else.
+    pub filesystem_bytes: u64,
+    /// The dm-verity root hash in lower-case hexadecimal digits, if it has one.
+    pub root_hash: Option<String>,
+    /// Whether the root hash is signed.
+    pub signed: bool,
     /// Sum of the sizes of the regular files in it, hard links counted once.
     pub raw_bytes: u64,
     /// Size of the input (initramfs file), 0 for a root tree.
@@ -40,8 +46,10 @@ pub struct ImageSummary {
     pub decompressed_modules: u64,
     /// Size of the early segment (microcode, ACPI tables) kept apart.
     pub early_bytes: u64,
-    /// What the image is of: `ID-VERSION_ID` of its os-release.
+    /// What the image is of, as ordered, else `ID-VERSION_ID` of its os-release.
     pub product: String,
+    /// Its version; empty for none.
+    pub version: String,
     /// What was changed for the second stage, one sentence each.
     pub adjustments: Vec<String>,
     /// What the user should know, one sentence each.

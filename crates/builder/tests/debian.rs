@@ -43,6 +43,7 @@ fn request(dir: &Path, root: &Path, modules: Modules) -> MiniRequest {
     fs::write(&init, bytes).unwrap();
     let mut request = MiniRequest::new(dir.join("mini"), init, kernel);
     request.modules = modules;
+    request.auth = Auth::Sealed(RootHash::from_bytes(&[7; 32]).unwrap());
     request.candidates = vec![Candidate {
         name: "esp".into(),
         partition: Selector::PartLabel("ESP".into()),
@@ -283,8 +284,7 @@ fn real_initramfs_files() {
             continue;
         }
         let dir = tempfile::tempdir().unwrap();
-        let mut request =
-            ImageRequest::new(Source::Initrd(initrd.into()), dir.path().join("image"));
+        let mut request = common::plain(Source::Initrd(initrd.into()), dir.path().join("image"));
         request.run_init = Some("/bin/true".into());
         let built = build_image(&request, &Loud).unwrap();
         println!("{}", serde_json::to_string_pretty(&built.summary).unwrap());

@@ -68,7 +68,7 @@ fn order(dir: &Path, root: &Path, generator: Generator) -> ImageRequest {
         sysroot: Some(root.to_owned()),
         extra_args: vec!["--extra".into()],
     };
-    ImageRequest::new(Source::Generator(run), dir.join("image"))
+    common::plain(Source::Generator(run), dir.join("image"))
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn the_real_generators() {
             sysroot: Some(root.clone()),
             extra_args: Vec::new(),
         };
-        let mut request = ImageRequest::new(Source::Generator(run), dir.path().join("image"));
+        let mut request = common::plain(Source::Generator(run), dir.path().join("image"));
         request.run_init = Some("/bin/true".into());
         let built = build_image(&request, &Silent).unwrap();
         println!("{}", serde_json::to_string_pretty(&built.summary).unwrap());

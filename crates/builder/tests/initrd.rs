@@ -5,7 +5,7 @@
 
 mod common;
 
-use builder::{ErrorKind, ImageRequest, Silent, Source, build_image};
+use builder::{ErrorKind, Silent, Source, build_image};
 use common::*;
 use std::fs;
 use std::path::Path;
@@ -408,7 +408,7 @@ fn run_init_is_replaced_and_kept() {
 fn a_missing_input_is_named() {
     need(&["mkfs.erofs"]);
     let dir = tempfile::tempdir().unwrap();
-    let request = ImageRequest::new(
+    let request = common::plain(
         Source::Initrd("/does/not/exist".into()),
         dir.path().join("image"),
     );

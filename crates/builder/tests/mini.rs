@@ -6,8 +6,8 @@
 mod common;
 
 use builder::{
-    BootPlan, BuiltMini, Candidate, Compression, ErrorKind, Expect, HostDisks, Kernel, MiniRequest,
-    Modules, Selector, Silent, build_mini,
+    Auth, BootPlan, BuiltMini, Candidate, Compression, ErrorKind, Expect, HostDisks, Kernel,
+    MiniRequest, Modules, Selector, Silent, build_mini,
 };
 use common::*;
 use iofs_plan::Role;
@@ -118,6 +118,7 @@ impl FakeKernel {
 fn request(dir: &Path, kernel: Kernel, modules: Modules) -> MiniRequest {
     let mut request = MiniRequest::new(dir.join("out/mini"), dir.join("init"), kernel);
     request.modules = modules;
+    request.auth = Auth::None;
     request.product = "test-1".into();
     request.candidates = vec![Candidate {
         name: "esp".into(),

@@ -5,7 +5,7 @@
 
 mod common;
 
-use builder::{ErrorKind, ImageRequest, Silent, Source, build_image};
+use builder::{ErrorKind, Silent, Source, build_image};
 use common::*;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -67,7 +67,7 @@ fn modprobe_finds_decompressed_modules() {
         ("gzip -1", ".gz"),
     ] {
         let (tree, release) = tree(dir.path(), command, suffix);
-        let request = ImageRequest::new(Source::Root(tree), dir.path().join("image"));
+        let request = common::plain(Source::Root(tree), dir.path().join("image"));
         let built = build_image(&request, &Silent).unwrap();
         assert!(built.summary.decompressed_modules > 40);
         let mounted = Mounted::new(&request.output);
@@ -141,7 +141,7 @@ fn links_of_the_image_do_not_lead_to_the_hosts_modules() {
         let link = tree.join(inner);
         fs::create_dir_all(link.parent().unwrap()).unwrap();
         std::os::unix::fs::symlink(&target, &link).unwrap();
-        let request = ImageRequest::new(Source::Root(tree.clone()), dir.path().join("image"));
+        let request = common::plain(Source::Root(tree.clone()), dir.path().join("image"));
         let built = build_image(&request, &Silent).unwrap();
         assert_eq!(built.summary.decompressed_modules, 0);
     }
@@ -153,7 +153,7 @@ fn links_of_the_image_do_not_lead_to_the_hosts_modules() {
     fs::create_dir_all(&modules).unwrap();
     std::os::unix::fs::symlink(outside.join("modules.dep"), modules.join("modules.dep")).unwrap();
     fs::write(modules.join("own.ko.gz"), pipe("gzip", b"\x7fELF own")).unwrap();
-    let request = ImageRequest::new(Source::Root(tree), dir.path().join("image"));
+    let request = common::plain(Source::Root(tree), dir.path().join("image"));
     assert_eq!(
         build_image(&request, &Silent)
             .unwrap()
@@ -172,7 +172,7 @@ fn a_damaged_module_is_named() {
     let modules = tree.join("lib/modules/6.0");
     fs::create_dir_all(&modules).unwrap();
     let good = pipe("xz", &[b"\x7fELF".as_slice(), &[7; 90_000]].concat());
-    let request = ImageRequest::new(Source::Root(tree.clone()), dir.path().join("image"));
+    let request = common::plain(Source::Root(tree.clone()), dir.path().join("image"));
     for bad in [
         good[..good.len() / 2].to_vec(),
         pipe("xz", b"no module"),

@@ -48,7 +48,7 @@ fn a_root_tree_survives_whole() {
             cluster: 4096,
         },
     ] {
-        let mut request = ImageRequest::new(Source::Root(tree.clone()), dir.path().join("image"));
+        let mut request = common::plain(Source::Root(tree.clone()), dir.path().join("image"));
         request.compression = compression;
         build_image(&request, &Silent).unwrap();
         let mounted = Mounted::new(&request.output);
@@ -64,7 +64,7 @@ fn the_same_tree_gives_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let tree = rich_tree(dir.path());
     let build = |tree: &Path, name: &str| {
-        let request = ImageRequest::new(Source::Root(tree.to_owned()), dir.path().join(name));
+        let request = common::plain(Source::Root(tree.to_owned()), dir.path().join(name));
         let built = build_image(&request, &Silent).unwrap();
         (built.expect.uuid, fs::read(&request.output).unwrap())
     };
@@ -132,7 +132,7 @@ fn other_file_systems_and_the_output_stay_out() {
     fs::create_dir_all(tree.join("var/tmp")).unwrap();
     fs::write(tree.join("file"), "x").unwrap();
     sh(&tree, "mount -t tmpfs tmpfs mnt; touch mnt/secret");
-    let mut request = ImageRequest::new(Source::Root(tree.clone()), tree.join("image"));
+    let mut request = common::plain(Source::Root(tree.clone()), tree.join("image"));
     // Even a stage inside the tree does not go into it.
     request.work_dir = Some(tree.join("var/tmp"));
     let built = build_image(&request, &Silent);
@@ -153,7 +153,7 @@ fn limits_and_wrong_orders() {
     need(&["mkfs.erofs"]);
     let dir = tempfile::tempdir().unwrap();
     let tree = sample_tree(dir.path());
-    let mut request = ImageRequest::new(Source::Root(tree.clone()), dir.path().join("image"));
+    let mut request = common::plain(Source::Root(tree.clone()), dir.path().join("image"));
     request.limits.unpacked_bytes = 100_000;
     assert_eq!(
         build_image(&request, &Silent).unwrap_err().kind(),
@@ -206,7 +206,7 @@ fn the_ordered_uuid_and_time_are_in_the_image() {
     need(&["mkfs.erofs", "dump.erofs"]);
     let dir = tempfile::tempdir().unwrap();
     let tree = sample_tree(dir.path());
-    let mut request = ImageRequest::new(Source::Root(tree), dir.path().join("image"));
+    let mut request = common::plain(Source::Root(tree), dir.path().join("image"));
     let uuid: builder::Uuid = "c1b9d5a2-f162-11cf-9ece-0020afc76f16".parse().unwrap();
     request.uuid = Some(uuid);
     request.timestamp = 1_700_000_000;
@@ -247,7 +247,7 @@ fn what_does_not_compress_is_stored_plain_whatever_its_name() {
     // Half of it compresses well: worth it.
     sh(&tree, "cat plain/random plain/numbers > half");
     let expected = listing(&tree);
-    let request = ImageRequest::new(Source::Root(tree), dir.path().join("image"));
+    let request = common::plain(Source::Root(tree), dir.path().join("image"));
     let built = build_image(&request, &Silent).unwrap();
     assert_eq!(built.summary.plain_files, 6);
     assert_eq!(built.summary.plain_bytes, 6 * 200_000);

@@ -1,20 +1,19 @@
 //! Builds an init image: input, stage, modules, adjustments, image, check.
 
+use super::file::ImageFile;
 use super::scan::{Tree, derive_uuid};
-use super::{ImageJob, ImageWriter, MkfsErofs, Pending, erofs};
+use super::{ImageJob, ImageWriter, MkfsErofs, Pending, erofs, release, wrap};
 use crate::adjust;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::input::{generator, segments};
 use crate::osrelease;
 use crate::progress::{Progress, Step};
-use crate::request::{ImageRequest, Source};
+use crate::request::{Container, ImageRequest, Source};
 use crate::stage::{Stage, StagedModules};
 use crate::summary::ImageSummary;
 use crate::{BuiltImage, Expect};
-use iofs_source::{ReadAt, ReadError, ReadErrorKind};
-use std::fs::File;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// The greatest size of an initramfs file, in bytes: it is held in memory.
@@ -34,8 +33,8 @@ pub(crate) fn build(request: &ImageRequest, progress: &dyn Progress) -> Result<B
 }
 
 /// Builds with any writer of EROFS images: input into the stage, modules
-/// decompressed, adjustments, one pass over all files, the image, its check,
-/// its name.
+/// decompressed, adjustments, one pass over all files, the file system, its
+/// check, what it is wrapped in, its name.
 pub(crate) fn build_with(
     request: &ImageRequest,
     writer: &dyn ImageWriter,
@@ -50,6 +49,11 @@ pub(crate) fn build_with(
         modules.decompress(request.limits, progress)
     })?;
     let adjustments = adjust::adjust(&mut stage, request.run_init.as_deref())?;
+    let product = match request.product.as_str() {
+        "" => product(input.product, &stage)?,
+        product => product.to_owned(),
+    };
+    release::write(&stage, &product, &request.version)?;
     let tree = Tree::walk(stage.path())?;
     let scan = clock.step(Step::Scan, Some(tree.len()), || {
         tree.scan(writer.wants_plain(), progress)
@@ -58,25 +62,49 @@ pub(crate) fn build_with(
         Some(uuid) => uuid,
         None => derive_uuid(&scan.digest, writer, request.timestamp),
     };
+    let erofs = match request.container {
+        Container::None => pending.path().to_owned(),
+        Container::Ddi { .. } => stage.work().join("image.erofs"),
+    };
     let job = ImageJob {
         stage: stage.path(),
         work: stage.work(),
-        output: pending.path(),
+        output: &erofs,
         uuid,
         timestamp: request.timestamp,
         plain: &scan.plain,
     };
     clock.step(Step::WriteImage, None, || writer.write(&job, progress))?;
     let expect = clock.step(Step::VerifyImage, None, || {
-        verify(pending.path(), uuid, &mut stage.warnings, progress)
+        verify(&erofs, uuid, &mut stage.warnings, progress)
     })?;
+    let (root_hash, signature) = match &request.container {
+        Container::None => (None, None),
+        Container::Ddi { signer } => {
+            let (root, signature) = wrap::wrap(
+                &erofs,
+                pending.path(),
+                signer.as_ref(),
+                &mut clock,
+                progress,
+            )?;
+            (Some(root), signature)
+        }
+    };
+    let written = pending.path().metadata();
+    let bytes = written
+        .map_err(Error::io("looking at", pending.path()))?
+        .len();
     pending.commit()?;
     for warning in &stage.warnings {
         progress.warn(warning);
     }
     let summary = ImageSummary {
         path: request.output.clone(),
-        bytes: expect.size,
+        bytes,
+        filesystem_bytes: expect.size,
+        root_hash: root_hash.map(|root| root.to_string()),
+        signed: signature.is_some(),
         raw_bytes: scan.raw_bytes,
         input_bytes: input.bytes,
         files: tree.len(),
@@ -87,7 +115,8 @@ pub(crate) fn build_with(
         plain_bytes: scan.plain_bytes,
         decompressed_modules: modules.len(),
         early_bytes: input.early.len() as u64,
-        product: product(input.product, &stage)?,
+        product,
+        version: request.version.clone(),
         adjustments,
         warnings: std::mem::take(&mut stage.warnings),
         times: clock.times(),
@@ -95,6 +124,7 @@ pub(crate) fn build_with(
     Ok(BuiltImage {
         summary,
         expect,
+        root_hash,
         early: input.early,
     })
 }
@@ -185,42 +215,6 @@ fn product(known: Option<String>, stage: &Stage) -> Result<String> {
         }
     }
     Ok("linux".to_owned())
-}
-
-/// An image file, read by position.
-struct ImageFile {
-    file: File,
-    size: u64,
-}
-
-impl ImageFile {
-    fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io("opening", path))?;
-        let meta = file.metadata().map_err(Error::io("looking at", path))?;
-        Ok(Self {
-            file,
-            size: meta.len(),
-        })
-    }
-}
-
-impl ReadAt for ImageFile {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> std::result::Result<(), ReadError> {
-        self.file
-            .read_exact_at(buf, offset)
-            .map_err(|error| ReadError {
-                offset,
-                len: buf.len() as u64,
-                kind: match error.raw_os_error() {
-                    Some(errno) => ReadErrorKind::Io { errno },
-                    None => ReadErrorKind::OutOfBounds { size: self.size },
-                },
-            })
-    }
-
-    fn size(&self) -> u64 {
-        self.size
-    }
 }
 
 /// What a plan should expect of an existing image.

@@ -2,7 +2,10 @@
 
 mod build;
 mod erofs;
+mod file;
+mod release;
 mod scan;
+mod wrap;
 
 pub use build::expect_of;
 pub(crate) use build::{build, build_with};

@@ -12,7 +12,7 @@ use crate::request::{Compression, Limits, MiniRequest, Modules};
 use crate::summary::{MiniSummary, ModuleSummary};
 use crate::{BuiltMini, Expect};
 use iofs_cpio::{Format, NewEntry, WriteError, Writer};
-use iofs_plan::Role;
+use iofs_plan::{Auth, Role};
 use rayon::prelude::*;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -61,10 +61,14 @@ pub(crate) fn build(request: &MiniRequest, progress: &dyn Progress) -> Result<Bu
         .any(|candidate| candidate.file.is_some());
     let chosen = clock.step(Step::SelectModules, None, || match &kernel {
         None => Ok(Vec::new()),
-        Some(kernel) => select::select(kernel, &request.modules, mapping, &mut warnings),
+        Some(kernel) => select::select(
+            kernel,
+            &request.modules,
+            mapping,
+            &request.auth,
+            &mut warnings,
+        ),
     })?;
-    let plan = plan::compile(request, kernel.as_ref(), &chosen)?;
-    let encoded = plan::encode(&plan)?;
     let modules = clock.step(
         Step::ReadModules,
         Some(chosen.len() as u64),
@@ -73,6 +77,8 @@ pub(crate) fn build(request: &MiniRequest, progress: &dyn Progress) -> Result<Bu
             Some(kernel) => read_modules(kernel, &chosen, progress),
         },
     )?;
+    let plan = plan::compile(request, kernel.as_ref(), &chosen, &modules)?;
+    let encoded = plan::encode(&plan)?;
     let (raw_bytes, bytes, compression) = clock.step(Step::WriteMini, None, || {
         let archive = archive(&init, &encoded, &chosen, &modules)?;
         write(request, &archive)
@@ -140,7 +146,9 @@ fn check_candidates(request: &MiniRequest, warnings: &mut Vec<String>) -> Result
                 ),
             ));
         }
-        if candidate.expect == Expect::default() {
+        // A signed image may be another one than that of this build.
+        let any = matches!(request.auth, Auth::Signed(_));
+        if candidate.expect == Expect::default() && !any {
             warnings.push(format!(
                 "the candidate {} accepts any image: a stale one would go unnoticed",
                 candidate.name

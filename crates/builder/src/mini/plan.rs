@@ -5,23 +5,29 @@ use super::index::KernelModules;
 use super::select::Chosen;
 use crate::error::{Error, ErrorKind, Result};
 use crate::request::MiniRequest;
-use iofs_plan::{Alias, Auth, BootPlan, Module, OnCorruption, Role};
+use iofs_kmod::ModInfo;
+use iofs_plan::{Alias, Auth, BootPlan, Module, Role};
 use std::collections::BTreeMap;
 
-/// The plan for the request and the modules that were chosen.
+/// By this the keyring that dm-verity checks signatures with can be filled and
+/// is then to be sealed by PID 1 (Linux 7.0, drivers/md/dm-verity-verify-sig.c).
+const UNSEALED: &str = "keyring_unsealed";
+
+/// The plan for the request and the modules that were chosen, whose files'
+/// bytes are `bytes`.
 pub(crate) fn compile(
     request: &MiniRequest,
     kernel: Option<&KernelModules>,
     chosen: &[Chosen<'_>],
+    bytes: &[Vec<u8>],
 ) -> Result<BootPlan> {
     let modules = chosen
         .iter()
-        .map(|chosen| Module {
+        .zip(bytes)
+        .map(|(chosen, bytes)| Module {
             name: chosen.module.name.clone(),
             file: file_name(chosen),
-            params: kernel.map_or_else(String::new, |kernel| {
-                kernel.index.options(&chosen.module.name)
-            }),
+            params: params(request, kernel, chosen, bytes),
             role: chosen.role,
             needs: chosen.needs.clone(),
             required: chosen.required,
@@ -30,8 +36,8 @@ pub(crate) fn compile(
     Ok(BootPlan {
         product: request.product.clone(),
         kernel_release: request.kernel.release.clone(),
-        auth: Auth::None,
-        on_corruption: OnCorruption::default(),
+        auth: request.auth.clone(),
+        on_corruption: request.on_corruption,
         candidates: request.candidates.clone(),
         modules,
         aliases: kernel.map_or_else(Vec::new, |kernel| aliases(kernel, chosen)),
@@ -40,6 +46,32 @@ pub(crate) fn compile(
         on_failure: request.on_failure,
         failure_wait_ms: request.failure_wait_ms,
     })
+}
+
+/// What modprobe.d says, and what this boot needs.
+fn params(
+    request: &MiniRequest,
+    kernel: Option<&KernelModules>,
+    chosen: &Chosen<'_>,
+    bytes: &[u8],
+) -> String {
+    let name = chosen.module.name.as_str();
+    let mut params = kernel.map_or_else(String::new, |kernel| kernel.index.options(name));
+    let signed = matches!(request.auth, Auth::Signed(_));
+    let known = || {
+        ModInfo::parse(bytes).is_ok_and(|info| {
+            info.all("parm")
+                .any(|parm| parm.split(':').next() == Some(UNSEALED))
+        })
+    };
+    if name == "dm_verity" && signed && !params.contains(UNSEALED) && known() {
+        if !params.is_empty() {
+            params.push(' ');
+        }
+        params += UNSEALED;
+        params += "=1";
+    }
+    params
 }
 
 /// Encodes a plan and reads it back: what PID 1 will do with it.

@@ -6,7 +6,7 @@ use super::index::KernelModules;
 use crate::error::{Error, ErrorKind, Result};
 use crate::request::{HostDisks, Modules};
 use iofs_kmod::{Index, Module, OrderError, Resolved};
-use iofs_plan::Role;
+use iofs_plan::{Auth, Role};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What every boot needs.
@@ -14,6 +14,10 @@ const IMAGE: [&str; 2] = ["erofs", "overlay"];
 
 /// What an image that is a file on a partition needs.
 const MAPPING: [&str; 2] = ["loop", "dm-mod"];
+
+/// What proves the image, and by what it hashes.
+const VERITY: &str = "dm-verity";
+const HASH: &str = "sha256";
 
 /// Modules by request: the name as it is looked up, when it loads, and why.
 #[derive(Debug, Clone)]
@@ -35,12 +39,13 @@ pub(crate) struct Chosen<'i> {
     pub(crate) needs: Vec<u16>,
 }
 
-/// Chooses. `mapping` says whether some candidate is a file; `warnings` is told
-/// what was left out and why.
+/// Chooses. `mapping` says whether some candidate is a file, `auth` whether
+/// dm-verity is needed; `warnings` is told what was left out and why.
 pub(crate) fn select<'i>(
     kernel: &'i KernelModules,
     wanted: &Modules,
     mapping: bool,
+    auth: &Auth,
     warnings: &mut Vec<String>,
 ) -> Result<Vec<Chosen<'i>>> {
     let index = &kernel.index;
@@ -58,6 +63,16 @@ pub(crate) fn select<'i>(
         }));
     };
     always(IMAGE, Role::Image, "mounts the image");
+    if *auth != Auth::None {
+        roots.extend(verity(index));
+    }
+    let mut always = |names: [&str; 2], role, reason: &str| {
+        roots.extend(names.map(|name| Root {
+            name: name.to_owned(),
+            role,
+            reason: reason.to_owned(),
+        }));
+    };
     if mapping {
         always(MAPPING, Role::Mapping, "makes a device of a file");
     }
@@ -69,12 +84,35 @@ pub(crate) fn select<'i>(
     arrange(index, &roots, order)
 }
 
+/// dm-verity, and a SHA-256 if the kernel has none of its own: PID 1 answers no
+/// request of the kernel's for modules.
+fn verity(index: &Index) -> Vec<Root> {
+    let root = |name: &str, reason: &str| Root {
+        name: name.to_owned(),
+        role: Role::Image,
+        reason: reason.to_owned(),
+    };
+    let mut roots = vec![root(VERITY, "proves the image")];
+    let hashes = index.resolve(HASH);
+    let inside = |hash: &Resolved<'_>| matches!(hash, Resolved::Builtin(_));
+    let generic = ["sha256_generic", "sha256"];
+    if !hashes.iter().any(inside) && !generic.iter().any(|name| index.is_builtin(name)) {
+        let loadable = generic.iter().find(|name| index.module(name).is_some());
+        roots.extend(loadable.map(|name| root(name, "hashes for dm-verity")));
+    }
+    roots
+}
+
 fn not_loadable(source: OrderError) -> Error {
     let error = Error::new(
         ErrorKind::Modules,
         "the modules that a boot needs cannot be loaded",
     );
     let error = match &source {
+        OrderError::NotFound { name } if name == VERITY => error.hint(
+            "This kernel has no dm-verity, without which no image can be proven; \
+             install the package with its further modules.",
+        ),
         OrderError::NotFound { name } if IMAGE.contains(&name.as_str()) => error.hint(format!(
             "This kernel has no {name}; install the package with its further modules."
         )),

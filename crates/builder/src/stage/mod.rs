@@ -167,6 +167,48 @@ impl Stage {
             .map_err(Error::io("reading", &path))?;
         Ok(Some(bytes))
     }
+
+    /// Writes a file of root's with mode 0644 at `path` (relative, without
+    /// links of its own to follow at its end), in place of what may be there;
+    /// missing folders are made.
+    pub(crate) fn write(&self, path: &str, bytes: &[u8]) -> Result<()> {
+        use std::io::Write;
+        use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+        let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let mut outside = self.path.clone();
+        let mut inside = String::new();
+        for part in folder.split('/').filter(|part| !part.is_empty()) {
+            inside = format!("{inside}/{part}");
+            outside = match self.resolve(&inside)? {
+                Some(found) => found,
+                None => {
+                    let new = outside.join(part);
+                    std::fs::create_dir(&new)
+                        .and_then(|()| {
+                            std::fs::set_permissions(&new, PermissionsExt::from_mode(0o755))
+                        })
+                        .map_err(Error::io("making", &new))?;
+                    new
+                }
+            };
+        }
+        let file = outside.join(name);
+        match std::fs::remove_file(&file) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io("removing", &file)(error));
+            }
+            _ => {}
+        }
+        let mut out = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .open(&file)
+            .map_err(Error::io("making", &file))?;
+        out.write_all(bytes)
+            .and_then(|()| out.set_permissions(PermissionsExt::from_mode(0o644)))
+            .map_err(Error::io("writing", &file))
+    }
 }
 
 /// The components of a path, last first, without `.` and the root.

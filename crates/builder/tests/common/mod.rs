@@ -226,7 +226,7 @@ impl Drop for Mounted {
 pub(crate) fn initrd_request(dir: &Path, bytes: &[u8]) -> ImageRequest {
     let file = dir.join("initrd");
     fs::write(&file, bytes).expect("written");
-    ImageRequest::new(Source::Initrd(file), dir.join("image"))
+    plain(Source::Initrd(file), dir.join("image"))
 }
 
 /// A raw newc header and its name and data, padded: for archives that GNU cpio
@@ -278,4 +278,12 @@ pub(crate) fn raw_link(name: &str, target: &str) -> Vec<u8> {
 
 pub(crate) fn trailer() -> Vec<u8> {
     raw_entry("TRAILER!!!", 0, (0, 0), 0, &[])
+}
+
+/// An order for a bare file system, which the kernel and fsck.erofs can read.
+pub(crate) fn plain(source: Source, output: PathBuf) -> ImageRequest {
+    ImageRequest {
+        container: builder::Container::None,
+        ..ImageRequest::new(source, output)
+    }
 }
