@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use builder::{
-    Candidate, Compression, Expect, ImageRequest, Kernel, MiniRequest, Modules, OnFailure,
+    Auth, Candidate, Compression, Container, Expect, ImageRequest, Kernel, MiniRequest, Modules, OnFailure,
     Selector, Silent, Source, Uuid,
 };
 use iofs_cpio::Reader;
@@ -119,6 +119,7 @@ impl Ground {
         change(&tree);
         let path = self.dir.path().join(name);
         let mut request = ImageRequest::new(Source::Root(tree), path.clone());
+        request.container = Container::None;
         request.run_init = Some(self.run_init.clone());
         request.work_dir = Some(self.dir.path().to_owned());
         let built = builder::build_image(&request, &Silent).unwrap();
@@ -227,6 +228,7 @@ impl<'g> Boot<'g> {
         // ubd and ext4 are built in.
         mini.modules = Modules::Drivers(Vec::new());
         mini.compression = Compression::None;
+        mini.auth = Auth::None;
         mini.product = "test-1".to_owned();
         // A test that fails where it should not ends all the same.
         mini.on_failure = OnFailure::PowerOff;
