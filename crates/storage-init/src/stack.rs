@@ -60,18 +60,19 @@ impl ImageDevice {
     /// One line for the log.
     #[must_use]
     pub fn describe(&self) -> String {
-        match self.layers.split_last() {
-            None => self.path.clone(),
-            Some((top, below)) => {
-                let mut text = format!("{} ({top}", self.path);
-                for layer in below.iter().rev() {
-                    text.push_str(" over ");
-                    text.push_str(layer);
-                }
-                text.push(')');
-                text
-            }
+        let Some((top, below)) = self.layers.split_last() else {
+            return self.path.clone();
+        };
+        if self.mapped.is_empty() {
+            return format!("{} (loop, direct I/O)", self.path);
         }
+        let mut text = format!("{} ({top}", self.path);
+        for layer in below.iter().rev() {
+            text.push_str(" over ");
+            text.push_str(layer);
+        }
+        text.push(')');
+        text
     }
 
     /// Lets the mapped devices go as soon as nobody uses them any more: at once,
@@ -409,7 +410,7 @@ fn attach(
         block_size,
     )?;
     device.path.clone_from(&lower.path);
-    device.layers.push("loop, direct I/O".into());
+    device.layers.push(lower.path.clone());
     device.loop_device = Some(lower);
     Ok(start)
 }
