@@ -48,6 +48,27 @@ pub(crate) fn file_name(id: &str) -> Result<String, InstallError> {
     Ok(name.to_string())
 }
 
+/// The file name of the UKI that is the entry `id`.
+pub(crate) fn uki_name(id: &str) -> Result<String, InstallError> {
+    // The same characters, the same length.
+    file_name(id)?;
+    Ok(format!("{id}.efi"))
+}
+
+/// Whether a UKI of that name is the entry `id`, with a boot counter or not.
+pub(crate) fn is_uki(file_name: &str, id: &str) -> bool {
+    let Some(stem) = file_name.strip_suffix(".efi") else {
+        return false;
+    };
+    let counter = |text: &str| {
+        let counts = text.strip_prefix('+')?;
+        let digits = |byte: u8| byte.is_ascii_digit() || byte == b'-';
+        (!counts.is_empty() && counts.bytes().all(digits)).then_some(())
+    };
+    stem.strip_prefix(id)
+        .is_some_and(|rest| rest.is_empty() || counter(rest).is_some())
+}
+
 /// Whether a file of that name is the entry `id`, counted or not.
 pub(crate) fn is_entry(file_name: &str, id: &str) -> bool {
     EntryName::parse(file_name).is_ok_and(|name| name.id() == id)

@@ -43,10 +43,11 @@ pub(crate) struct FileJob {
 pub(crate) struct Job {
     target: Target,
     entry_id: String,
+    entry_file: String,
     entry: String,
     /// Folders that must exist, parents first.
     pub(crate) folders: Vec<PathBuf>,
-    /// In writing order, the entry last.
+    /// In writing order, the entry or the UKI last.
     pub(crate) files: Vec<FileJob>,
     notes: Vec<String>,
 }
@@ -67,6 +68,7 @@ impl Job {
             target: self.target.kind,
             folder: self.target.dir.clone(),
             entry_id: self.entry_id.clone(),
+            entry_file: self.entry_file.clone(),
             entry: self.entry.clone(),
             files: self.files.iter().map(file).collect(),
             notes: self.notes.clone(),
@@ -96,10 +98,16 @@ pub(crate) fn resolve(
     }
     let target = target::find(system, &root, options, &manifest.candidates)?;
     let tokens = identity::tokens(&root, &options.entry_token, &manifest.product)?;
-    let token = choose_token(&target, &tokens, version)?;
+    let token = choose_token(&target, &tokens, version, &manifest.image.name)?;
 
     let mut notes = target.notes.clone();
     let running = root == Path::new("/");
+    trust_notes(set, &mut notes);
+    if let Some(uki) = &manifest.uki {
+        check_uki_cmdline(set, options)?;
+        let folder = target::uki_folder(system, &root, options, &target)?;
+        return uki_job(vfs, set, uki, target, &token, &folder, notes);
+    }
     let cmdline = cmdline(system, &root, running, set, options, &mut notes)?;
     let folder = format!("{}/{token}/{version}", target.prefix);
     let entry_id = format!("{token}-{version}");
@@ -115,9 +123,10 @@ pub(crate) fn resolve(
     })?;
 
     let (folders, files) = layout(&target, set, &token, &entry_id, &text)?;
-    check_room(vfs, &target, &files)?;
+    check_room(vfs, &target, &files.iter().collect::<Vec<_>>())?;
     Ok(Job {
         target,
+        entry_file: entry::file_name(&entry_id)?,
         entry_id,
         entry: text,
         folders,
@@ -131,9 +140,10 @@ fn choose_token(
     target: &Target,
     tokens: &[(String, &'static str)],
     version: &str,
+    name: &str,
 ) -> Result<String, InstallError> {
     let wanted = wanted_path(&target.candidate);
-    let path = |token: &str| format!("{}/{token}/{version}/image.erofs", target.prefix);
+    let path = |token: &str| format!("{}/{token}/{version}/{name}", target.prefix);
     if let Some((token, _)) = tokens.iter().find(|(token, _)| path(token) == wanted) {
         return Ok(token.clone());
     }
@@ -158,6 +168,95 @@ fn choose_token(
 
 fn wanted_path(place: &Place) -> &str {
     place.file.as_deref().unwrap_or("")
+}
+
+/// What of the boot is authenticated by nobody.
+fn trust_notes(set: &BuiltSet, notes: &mut Vec<String>) {
+    let manifest = &set.manifest;
+    let note = match (manifest.auth.as_str(), &manifest.uki) {
+        ("none", _) => {
+            "the image is not authenticated (--auth none): whoever can write to the boot \
+             partition can replace it"
+        }
+        (_, None) => {
+            "the image is authenticated by the mini-initramfs, but firmware does not \
+             authenticate that: whoever can write to the boot partition can replace the \
+             mini-initramfs; build with --uki and sign the UKI for Secure Boot"
+        }
+        (_, Some(_)) if !manifest.uki_signed => {
+            "the UKI is not signed for Secure Boot: whoever can write to the boot partition \
+             can replace it; build with --secure-boot-key and --secure-boot-certificate"
+        }
+        _ => return,
+    };
+    notes.push(note.into());
+}
+
+/// A UKI carries its kernel arguments, which its signature covers.
+fn check_uki_cmdline(set: &BuiltSet, options: &Options) -> Result<(), InstallError> {
+    let built = set.manifest.cmdline.as_deref().unwrap_or("");
+    match &options.cmdline {
+        Some(chosen) if identity::one_line(chosen) != identity::one_line(built) => {
+            Err(InstallError::new(
+                ErrorKind::Invalid,
+                format!(
+                    "the kernel arguments {chosen:?} cannot be given to this UKI: it carries \
+                     its own, {built:?}"
+                ),
+            )
+            .with_hint("give them to `initoverlayfs build --uki --cmdline`"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The installation of a set whose entry is a UKI in `folder`.
+fn uki_job(
+    vfs: &dyn Vfs,
+    set: &BuiltSet,
+    uki: &Artefact,
+    target: Target,
+    token: &str,
+    folder: &Target,
+    notes: Vec<String>,
+) -> Result<Job, InstallError> {
+    let manifest = &set.manifest;
+    let entry_id = format!("{token}-{}", manifest.product_version);
+    let entry_file = entry::uki_name(&entry_id)?;
+    let outer = target.dir.join(token);
+    let inner = outer.join(&manifest.product_version);
+    let efi = folder.dir.join("EFI");
+    let linux = efi.join("Linux");
+    let mut image = [from_set(
+        set,
+        &manifest.image,
+        inner.join(&manifest.image.name),
+        0o600,
+    )];
+    let mut entry = [from_set(set, uki, linux.join(&entry_file), 0o600)];
+    check_files(&target, &mut image)?;
+    check_files(folder, &mut entry)?;
+    check_counted(&linux, &entry_id, &entry_file, entry::is_uki)?;
+    let folders = vec![outer, inner, efi, linux];
+    for folder in &folders {
+        check_folder(folder)?;
+    }
+    let [image, entry] = [image, entry].map(|[file]| file);
+    if folder.dir == target.dir {
+        check_room(vfs, &target, &[&image, &entry])?;
+    } else {
+        check_room(vfs, &target, &[&image])?;
+        check_room(vfs, folder, &[&entry])?;
+    }
+    Ok(Job {
+        target,
+        entry_id,
+        entry_file,
+        entry: String::new(),
+        folders,
+        files: vec![image, entry],
+        notes,
+    })
 }
 
 /// The entry's kernel arguments.
@@ -206,7 +305,12 @@ fn layout(
     let entries = loader.join("entries");
     // The initramfs may hold secrets of the host; dracut's are private too.
     let mut files = vec![
-        from_set(set, &manifest.image, inner.join("image.erofs"), 0o600),
+        from_set(
+            set,
+            &manifest.image,
+            inner.join(&manifest.image.name),
+            0o600,
+        ),
         from_set(set, &manifest.initrd, inner.join("initrd"), 0o600),
         from_set(set, &manifest.kernel, inner.join("linux"), 0o644),
     ];
@@ -221,8 +325,24 @@ fn layout(
         mode: 0o644,
         present: false,
     });
+    check_files(target, &mut files)?;
+    check_counted(
+        &entries,
+        entry_id,
+        &entry::file_name(entry_id)?,
+        entry::is_entry,
+    )?;
+    let folders = vec![outer, inner, loader, entries];
+    for folder in &folders {
+        check_folder(folder)?;
+    }
+    Ok((folders, files))
+}
+
+/// Sees which files are there, and whether the others can be.
+fn check_files(target: &Target, files: &mut [FileJob]) -> Result<(), InstallError> {
     let on_fat = target.fstype.as_deref() == Some("vfat");
-    for file in &mut files {
+    for file in files {
         if on_fat && file.size > FAT_MAX {
             return Err(InstallError::new(
                 ErrorKind::NoSpace,
@@ -238,12 +358,7 @@ fn layout(
         }
         file.present = is_present(file)?;
     }
-    check_counted(&entries, entry_id)?;
-    let folders = vec![outer, inner, loader, entries];
-    for folder in &folders {
-        check_folder(folder)?;
-    }
-    Ok((folders, files))
+    Ok(())
 }
 
 fn from_set(set: &BuiltSet, artefact: &Artefact, to: PathBuf, mode: u32) -> FileJob {
@@ -288,20 +403,24 @@ fn is_present(file: &FileJob) -> Result<bool, InstallError> {
 }
 
 /// An entry that counts its boots has another file name, but is the same entry.
-fn check_counted(entries: &Path, id: &str) -> Result<(), InstallError> {
+fn check_counted(
+    entries: &Path,
+    id: &str,
+    plain: &str,
+    is_entry: fn(&str, &str) -> bool,
+) -> Result<(), InstallError> {
     let found = match fs::read_dir(entries) {
         Ok(found) => found,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(InstallError::io("list", entries, e)),
     };
-    let plain = entry::file_name(id)?;
     for file in found {
         let file = file.map_err(|e| InstallError::io("list", entries, e))?;
         let name = file.file_name();
         let Some(name) = name.to_str().filter(|name| *name != plain) else {
             continue;
         };
-        if entry::is_entry(name, id) {
+        if is_entry(name, id) {
             return Err(InstallError::new(
                 ErrorKind::Conflict,
                 format!("{} is the same boot entry", entries.join(name).display()),
@@ -324,12 +443,12 @@ fn check_folder(path: &Path) -> Result<(), InstallError> {
     }
 }
 
-fn check_room(vfs: &dyn Vfs, target: &Target, files: &[FileJob]) -> Result<(), InstallError> {
+fn check_room(vfs: &dyn Vfs, target: &Target, files: &[&FileJob]) -> Result<(), InstallError> {
     let space = vfs
         .space(&target.dir)
         .map_err(|e| InstallError::io("ask for the free space of", &target.dir, e))?;
     let block = space.block.max(1);
-    let missing: Vec<&FileJob> = files.iter().filter(|file| !file.present).collect();
+    let missing: Vec<_> = files.iter().filter(|file| !file.present).collect();
     if missing.is_empty() {
         return Ok(());
     }

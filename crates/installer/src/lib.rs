@@ -4,14 +4,22 @@
 //! On the file system that the plan's candidate names (ESP, XBOOTLDR, /boot):
 //!
 //! ```text
-//! /TOKEN/VERSION/image.erofs    where the plan looks for it
+//! /TOKEN/VERSION/image.raw      where the plan looks for it
 //! /TOKEN/VERSION/initrd         the mini-initramfs
 //! /TOKEN/VERSION/linux          the kernel
 //! /loader/entries/TOKEN-VERSION.conf
 //! ```
 //!
 //! The entry is of type 1 of the Boot Loader Specification. TOKEN is the entry
-//! token of kernel-install(8).
+//! token of kernel-install(8). A set with a UKI has that for its entry, which
+//! holds mini-initramfs, kernel and kernel arguments:
+//!
+//! ```text
+//! /TOKEN/VERSION/image.raw
+//! /EFI/Linux/TOKEN-VERSION.efi  on the ESP or XBOOTLDR
+//! ```
+//!
+//! An image that is not authenticated is `image.erofs`.
 //!
 //! # The promise
 //! Nothing that exists is changed or removed, and a crash or a power cut at any
@@ -22,7 +30,7 @@
 //! 2. Each file is written under a temporary name in its own folder, synced,
 //!    read back from the medium and compared, renamed without replacing, and its
 //!    folder synced.
-//! 3. The entry comes last, the same way.
+//! 3. The entry or the UKI comes last, the same way.
 //!
 //! A failure that is not a crash takes back what this run made. A file that is
 //! there with the same content is left alone, so an installation can be repeated.
@@ -58,7 +66,8 @@ pub struct Options {
     pub boot: Option<PathBuf>,
     /// The entry token.
     pub entry_token: EntryToken,
-    /// Kernel arguments of the entry; `None` takes the root's.
+    /// Kernel arguments of the entry; `None` takes the root's. Those of a UKI
+    /// cannot be others than it was built with.
     pub cmdline: Option<String>,
     /// Work everything out and write nothing.
     pub dry_run: bool,
@@ -121,9 +130,12 @@ pub struct Report {
     pub folder: PathBuf,
     /// Name of the entry, as boot loaders show and select it.
     pub entry_id: String,
-    /// The entry's text.
+    /// The same with its file's end, `.conf` or `.efi`, as bootctl takes it.
+    pub entry_file: String,
+    /// The entry's text; empty for a UKI.
     pub entry: String,
-    /// Image, mini-initramfs, kernel, entry, in the order of their writing.
+    /// Image, mini-initramfs, kernel, entry, or image and UKI, in the order of
+    /// their writing.
     pub files: Vec<Installed>,
     /// What the user should know, a sentence each.
     pub notes: Vec<String>,

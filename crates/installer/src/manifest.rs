@@ -18,7 +18,7 @@ use crate::error::{ErrorKind, InstallError};
 pub const NAME: &str = "build.json";
 
 /// The version of the format.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// A manifest is a few hundred bytes; more than this is not one.
 const MAX_LEN: u64 = 1 << 20;
@@ -35,11 +35,16 @@ pub struct Manifest {
     pub product_version: String,
     /// `uname -r` of the kernel.
     pub kernel_release: String,
-    /// How the image proves itself: `none`.
+    /// How the image proves itself, as in the boot plan: `none`, `sealed`,
+    /// `signed`.
     pub auth: String,
+    /// The image's dm-verity root hash in lower-case hex, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_hash: Option<String>,
     /// Where the plan looks for the image, in its order.
     pub candidates: Vec<Place>,
-    /// The init image.
+    /// The init image: `image.raw`, a disk image that proves itself, or
+    /// `image.erofs`, a bare file system.
     pub image: Artefact,
     /// UUID of the image's file system.
     pub image_uuid: String,
@@ -47,7 +52,13 @@ pub struct Manifest {
     pub initrd: Artefact,
     /// The kernel.
     pub kernel: Artefact,
-    /// Kernel arguments that the build asks for, if any.
+    /// The UKI of kernel, mini-initramfs and kernel arguments, if one was built.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uki: Option<Artefact>,
+    /// Whether the UKI is signed for Secure Boot.
+    #[serde(default)]
+    pub uki_signed: bool,
+    /// Kernel arguments that the build asks for, if any; those in the UKI.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cmdline: Option<String>,
 }
@@ -240,11 +251,12 @@ impl BuiltSet {
         Ok(set)
     }
 
-    /// Its three files.
+    /// Its files: image, mini-initramfs, kernel and, if there is one, UKI.
     #[must_use]
-    pub fn artefacts(&self) -> [&Artefact; 3] {
+    pub fn artefacts(&self) -> Vec<&Artefact> {
         let m = &self.manifest;
-        [&m.image, &m.initrd, &m.kernel]
+        let parts = [&m.image, &m.initrd, &m.kernel];
+        parts.into_iter().chain(&m.uki).collect()
     }
 
     /// The path of one of its files.

@@ -114,6 +114,27 @@ pub(crate) fn find(
     ))
 }
 
+/// Where the UKI goes for an image in `target`: beside it where firmware and boot
+/// loaders read that file system, else on the ESP.
+pub(crate) fn uki_folder(
+    system: &System,
+    root: &Path,
+    options: &Options,
+    target: &Target,
+) -> Result<Target, InstallError> {
+    if target.kind != TargetKind::Boot {
+        return Ok(target.clone());
+    }
+    let finder = Finder::new(system, root, options)?;
+    finder.esp(&target.candidate).map_err(|why| {
+        InstallError::new(
+            ErrorKind::NoTarget,
+            format!("found no EFI system partition for the UKI: {why}"),
+        )
+        .with_hint("mount it, or name its folder with --esp")
+    })
+}
+
 impl<'a> Finder<'a> {
     fn new(system: &'a System, root: &Path, options: &Options) -> Result<Self, InstallError> {
         let places = ["efi", "boot/efi", "boot"].map(|place| root.join(place));

@@ -34,11 +34,14 @@ impl Fixture {
         fs::write(out.join("mini-initramfs.img"), vec![8u8; 3000]).unwrap();
         fs::write(out.join("vmlinuz"), vec![9u8; 5000]).unwrap();
         let manifest = Manifest {
-            version: 1,
+            version: installer::manifest::VERSION,
             product: "debian-13".into(),
             product_version: "1.0".into(),
             kernel_release: "6.12.1-amd64".into(),
             auth: "none".into(),
+            root_hash: None,
+            uki: None,
+            uki_signed: false,
             candidates: vec![Place {
                 name: name.into(),
                 partition,
