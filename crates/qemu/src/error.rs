@@ -43,6 +43,12 @@ pub enum Error {
         /// What it said on its error output.
         stderr: String,
     },
+    /// The TPM could not be started.
+    #[error("swtpm: {reason}")]
+    Tpm {
+        /// What was wrong.
+        reason: String,
+    },
     /// What was waited for did not come in time.
     #[error("{what} did not come within {} s; the console ends:\n{tail}", .limit.as_secs())]
     TimedOut {

@@ -68,6 +68,40 @@ impl Firmware {
     }
 }
 
+/// The test key that [`FirmwareKind::SecureBoot`] trusts, as Debian's package
+/// ovmf has it: RSA 2048, public, so it proves nothing outside tests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snakeoil {
+    /// The private key, PEM, encrypted with [`Snakeoil::PASSPHRASE`].
+    pub key: PathBuf,
+    /// The certificate, PEM.
+    pub certificate: PathBuf,
+}
+
+impl Snakeoil {
+    /// The private key's passphrase.
+    pub const PASSPHRASE: &str = "snakeoil";
+
+    /// Finds both files.
+    ///
+    /// # Errors
+    /// [`Error::MissingFirmware`] if they are not installed.
+    pub fn find() -> Result<Self, Error> {
+        let file = |what, name: &str| {
+            let path = Path::new("/usr/share/ovmf").join(name);
+            if path.is_file() {
+                return Ok(path);
+            }
+            let tried = vec![path];
+            Err(Error::MissingFirmware { what, tried })
+        };
+        Ok(Self {
+            key: file("test key", "PkKek-1-snakeoil.key")?,
+            certificate: file("test certificate", "PkKek-1-snakeoil.pem")?,
+        })
+    }
+}
+
 fn find(what: &'static str, names: &[&str]) -> Result<PathBuf, Error> {
     let tried: Vec<PathBuf> = FOLDERS
         .iter()

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use crate::{Accel, Firmware, FirmwareKind};
+use crate::{Accel, Firmware, FirmwareKind, Tpm, TpmInterface};
 
 /// Processor architecture of the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,8 +181,8 @@ pub struct Machine {
     pub boot: Boot,
     /// Its disks, in this order.
     pub disks: Vec<Disk>,
-    /// The socket of a running swtpm.
-    pub tpm: Option<PathBuf>,
+    /// Its TPM 2.0. Not part of [`Machine::args`] before it has a socket.
+    pub tpm: Option<Tpm>,
     /// If set, the guest's clock counts instructions (one nanosecond each)
     /// rather than follow the host's: figures that repeat. Forces TCG.
     pub icount: Option<Idle>,
@@ -229,15 +229,7 @@ impl Machine {
         for (index, disk) in self.disks.iter().enumerate() {
             disk.args(index, &mut args);
         }
-        if let Some(socket) = &self.tpm {
-            args.option("-chardev", "socket,id=tpm-socket,path=", Some(socket));
-            args.words(&["-tpmdev", "emulator,id=tpm,chardev=tpm-socket"]);
-            let device = match self.arch {
-                Arch::X86_64 => "tpm-crb,tpmdev=tpm",
-                Arch::Aarch64 => "tpm-tis-device,tpmdev=tpm",
-            };
-            args.words(&["-device", device]);
-        }
+        self.tpm(&mut args);
         args.words(&["-chardev", "stdio,id=console,signal=on,mux=off"]);
         args.words(&["-serial", "chardev:console"]);
         if let Some(socket) = &self.qmp_socket {
@@ -288,6 +280,19 @@ impl Machine {
             Some(Idle::RealTime) => args.words(&["-icount", "shift=0,sleep=on"]),
             None => {}
         }
+    }
+
+    fn tpm(&self, args: &mut Args) {
+        let Some(tpm) = &self.tpm else { return };
+        let Some(socket) = &tpm.socket else { return };
+        args.option("-chardev", "socket,id=tpm-socket,path=", Some(socket));
+        args.words(&["-tpmdev", "emulator,id=tpm,chardev=tpm-socket"]);
+        let device = match (self.arch, tpm.interface) {
+            (Arch::X86_64, TpmInterface::Crb) => "tpm-crb,tpmdev=tpm",
+            (Arch::X86_64, TpmInterface::Tis) => "tpm-tis,tpmdev=tpm",
+            (Arch::Aarch64, _) => "tpm-tis-device,tpmdev=tpm",
+        };
+        args.words(&["-device", device]);
     }
 
     fn boot(&self, args: &mut Args) {
@@ -505,5 +510,35 @@ mod tests {
         ));
         assert_eq!(value(&secure, "-machine"), "q35,smm=on");
         assert!(secure.join(" ").contains("property=secure,value=on"));
+    }
+
+    #[test]
+    fn a_tpm_is_attached_once_it_has_a_socket() {
+        let mut machine = Machine::new(Arch::X86_64, Accel::Tcg, direct());
+        machine.tpm = Some(Tpm::new());
+        assert!(!strings(&machine).iter().any(|arg| arg.contains("tpm")));
+        let mut device = |arch, interface| {
+            machine.arch = arch;
+            machine.tpm = Some(Tpm {
+                interface,
+                state: None,
+                socket: Some("/r,1/tpm".into()),
+            });
+            let args = strings(&machine);
+            assert_eq!(
+                value(&args, "-chardev"),
+                "socket,id=tpm-socket,path=/r,,1/tpm"
+            );
+            assert_eq!(
+                value(&args, "-tpmdev"),
+                "emulator,id=tpm,chardev=tpm-socket"
+            );
+            value(&args, "-device").to_owned()
+        };
+        let x86 = Arch::X86_64;
+        assert_eq!(device(x86, TpmInterface::Crb), "tpm-crb,tpmdev=tpm");
+        assert_eq!(device(x86, TpmInterface::Tis), "tpm-tis,tpmdev=tpm");
+        let arm = device(Arch::Aarch64, TpmInterface::Crb);
+        assert_eq!(arm, "tpm-tis-device,tpmdev=tpm");
     }
 }

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::tpm::Swtpm;
 use crate::{BlockStats, ConsoleLine, Error, LineBuffer, Machine, Qmp, QmpEvent, Stdin};
 
 /// How many console lines are kept for error messages and for the outcome.
@@ -109,7 +110,8 @@ pub struct Vm {
     deadline: Instant,
     ended: Option<Exit>,
     memory_file: Option<PathBuf>,
-    // Last, so that the files go after QEMU has (fields drop in this order).
+    // The TPM ends after QEMU has (fields drop in this order), the files last.
+    _tpm: Option<Swtpm>,
     _files: Vec<tempfile::TempDir>,
 }
 
@@ -121,11 +123,11 @@ enum Pumped {
 }
 
 impl Vm {
-    /// Starts `machine`. Its control socket and its memory file are made here
-    /// if it does not name them.
+    /// Starts `machine`. Its control socket, its memory file and its TPM are
+    /// made here if it does not name them.
     ///
     /// # Errors
-    /// [`Error::MissingProgram`], [`Error::Died`] if QEMU refuses the machine
+    /// [`Error::MissingProgram`], [`Error::Tpm`], [`Error::Died`] if QEMU refuses the machine
     /// (with what it says), [`Error::Io`].
     pub fn start(machine: &Machine, options: RunOptions) -> Result<Self, Error> {
         let started = Instant::now();
@@ -152,6 +154,7 @@ impl Vm {
             files.push(dir);
             machine.memory_file = Some(path);
         }
+        let tpm = start_tpm(&mut machine, &mut files)?;
         let mut child = spawn(&machine, options.stdin)?;
         let console = read_console(&mut child, started, options.tee);
         let stderr = read_stderr(&mut child);
@@ -166,6 +169,7 @@ impl Vm {
             deadline: started + limit,
             ended: None,
             memory_file: machine.memory_file,
+            _tpm: tpm,
             _files: files,
         };
         vm.connect(&socket)?;
@@ -434,6 +438,29 @@ fn exit_of(event: &QmpEvent) -> Option<Exit> {
         ("SHUTDOWN", _) => Some(Exit::PowerOff),
         _ => None,
     }
+}
+
+/// Starts swtpm if the machine wants a TPM and names none that runs.
+fn start_tpm(
+    machine: &mut Machine,
+    files: &mut Vec<tempfile::TempDir>,
+) -> Result<Option<Swtpm>, Error> {
+    let Some(tpm) = &mut machine.tpm else {
+        return Ok(None);
+    };
+    if tpm.socket.is_some() {
+        return Ok(None);
+    }
+    let dir = temp_dir(&std::env::temp_dir())?;
+    let socket = dir.path().join("tpm");
+    let state = match &tpm.state {
+        Some(state) => state.clone(),
+        None => dir.path().join("tpm-state"),
+    };
+    let swtpm = Swtpm::start(&state, &socket)?;
+    tpm.socket = Some(socket);
+    files.push(dir);
+    Ok(Some(swtpm))
 }
 
 fn temp_dir(parent: &Path) -> Result<tempfile::TempDir, Error> {

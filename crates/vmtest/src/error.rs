@@ -21,6 +21,9 @@ pub enum Error {
         /// What was to be done.
         what: &'static str,
     },
+    /// apt has no Debian archive in its sources.
+    #[error("no Debian mirror in /etc/apt: a `deb` line for the base archive names one")]
+    NoMirror,
     /// An operation on a file or process failed.
     #[error("{what}: {source}")]
     Io {

@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod apt;
 pub mod cache;
 pub mod command;
 pub mod debian;
@@ -16,10 +17,12 @@ pub mod dist;
 mod error;
 pub mod guest;
 pub mod initramfs;
+pub mod kernels;
 pub mod mirror;
 pub mod packages;
 pub mod set;
 pub mod tier;
+pub mod tools;
 pub mod uml;
 
 pub use error::Error;
