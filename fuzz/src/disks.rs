@@ -35,7 +35,7 @@ impl ReadAt for Ends {
 
 /// Copies what `part`, which lies at `start`, has of the bytes of `buf`, which
 /// lies at `offset`.
-fn overlay(buf: &mut [u8], offset: u64, part: &[u8], start: u64) {
+pub(crate) fn overlay(buf: &mut [u8], offset: u64, part: &[u8], start: u64) {
     let distance = |from: u64, to: u64| usize::try_from(to.saturating_sub(from)).ok();
     let place = distance(offset, start).and_then(|at| buf.get_mut(at..));
     let bytes = distance(start, offset).and_then(|at| part.get(at..));
@@ -120,7 +120,7 @@ fn reseal(disk: &mut Ends, block: usize) {
 }
 
 /// `bytes` lie at `start` of the disk, the header at `header` in them.
-fn reseal_one(bytes: &mut [u8], start: u64, header: usize, block: u64) -> Option<()> {
+pub(crate) fn reseal_one(bytes: &mut [u8], start: u64, header: usize, block: u64) -> Option<()> {
     let field = |at: usize| bytes.get(header + at..)?.first_chunk::<8>().copied();
     let lba = u64::from_le_bytes(field(72)?);
     let count_and_len = u64::from_le_bytes(field(80)?);

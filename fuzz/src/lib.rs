@@ -16,13 +16,21 @@
 #![forbid(unsafe_code)]
 
 mod disks;
+mod firmware;
+mod images;
 mod records;
 pub mod seeds;
 pub mod smoke;
+mod trust;
+mod verity;
 mod volumes;
 
 pub use disks::gpt;
+pub use firmware::{pe, tpm};
+pub use images::ddi;
 pub use records::{bls, cmdline, cpio, kmod, modinfo, plan};
+pub use trust::{certificate, trust};
+pub use verity::{signature, verifier, verity};
 pub use volumes::{erofs, ext4, fat};
 
 /// A target: bytes in, nothing out, a panic if something is wrong.
@@ -40,4 +48,12 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("bls", bls),
     ("kmod", kmod),
     ("modinfo", modinfo),
+    ("verity", verity),
+    ("verifier", verifier),
+    ("signature", signature),
+    ("certificate", certificate),
+    ("trust", trust),
+    ("ddi", ddi),
+    ("pe", pe),
+    ("tpm", tpm),
 ];

@@ -5,7 +5,7 @@ use iofs_bls::{Entry, EntryName, compare_entries, compare_versions};
 use iofs_cmdline::{Cmdline, Overrides};
 use iofs_cpio::{Reader, SegmentKind, next_segment, resolve_links};
 use iofs_kmod::{ConfigFile, Index, ModInfo, Texts, dep_index, rewrite_dep};
-use iofs_plan::BootPlan;
+use iofs_plan::{Auth, BootPlan, MAX_CERTIFICATES, MAX_PCR};
 
 /// Boot plans.
 ///
@@ -14,6 +14,7 @@ use iofs_plan::BootPlan;
 /// Invariants:
 /// * no panic;
 /// * a plan that is accepted encodes to the very bytes that it came from;
+/// * whoever wants a signature names whom by, and a register that there is;
 /// * dependencies stand before their users, and aliases find modules.
 pub fn plan(data: &[u8]) {
     let mut bytes = data.to_vec();
@@ -29,6 +30,10 @@ pub fn plan(data: &[u8]) {
         Err(error) => return drop(error.to_string()),
     };
     assert_eq!(plan.encode().as_deref(), Ok(&bytes[..]));
+    if let Auth::Signed(signed) = &plan.auth {
+        assert!((1..=MAX_CERTIFICATES).contains(&signed.certificates.len()));
+        assert!(signed.measure.pcr <= MAX_PCR);
+    }
     for (index, module) in plan.modules.iter().enumerate() {
         assert!(module.needs.iter().all(|&need| usize::from(need) < index));
         assert!(!module.file.is_empty() && !module.file.contains('/'));

@@ -2,9 +2,12 @@
 
 use iofs_cpio::{Format, NewEntry, Writer};
 use iofs_gpt::{Layout, NewPartition, Uuid, types};
-use iofs_plan::{Alias, BootPlan, Candidate, Expect, Module, Role, Selector};
+use iofs_plan::{
+    Alias, Auth, BootPlan, Candidate, Expect, Module, Role, RootHash, Selector, Signed,
+};
 
 use crate::disks::{DISK, RESEAL};
+use crate::{images, trust, verity};
 
 mod fat;
 
@@ -20,10 +23,22 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
             .flat_map(|block_size| [gpt(block_size, 0), gpt(block_size, RESEAL)])
             .collect(),
         "fat" => FatSize::ALL.into_iter().map(fat_volume).collect(),
-        "plan" => vec![plan(), BootPlan::default()]
-            .into_iter()
-            .filter_map(|plan| plan.encode().ok())
-            .collect(),
+        "plan" => {
+            let bare = BootPlan {
+                auth: Auth::None,
+                ..BootPlan::default()
+            };
+            let signed = BootPlan {
+                auth: Auth::Signed(Signed {
+                    certificates: vec![vec![0x30, 0], vec![0x30, 1, 0]],
+                    min_version: "12.3~rc1".into(),
+                    ..Signed::default()
+                }),
+                ..BootPlan::default()
+            };
+            let plans = [plan(), signed, bare].into_iter();
+            plans.filter_map(|plan| plan.encode().ok()).collect()
+        }
         "cmdline" => vec![
             b"root=LABEL=\"a b\" quiet initoverlayfs.image=esp -- x=\"y z\"".to_vec(),
             b"initoverlayfs.timeout=5 initoverlayfs.on_failure=halt initoverlayfs.debug".to_vec(),
@@ -37,6 +52,25 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         ],
         "kmod" => vec![kmod(""), kmod("!")],
         "modinfo" => vec![module()],
+        "verity" => {
+            let devices = verity::sealed().iter();
+            devices.map(|device| device.superblock().to_vec()).collect()
+        }
+        "verifier" => {
+            let devices = verity::sealed().iter();
+            devices.map(verity::Sealed::input).collect()
+        }
+        "signature" => verity::signatures(),
+        "certificate" => trust::certificates(),
+        "trust" => trust::signatures(),
+        "ddi" => {
+            let image = images::sealed().into_iter();
+            image
+                .flat_map(|image| [image.input(0), image.input(RESEAL)])
+                .collect()
+        }
+        "pe" => vec![pe()],
+        "tpm" => vec![tpm()],
         _ => Vec::new(),
     }
 }
@@ -82,6 +116,7 @@ fn plan() -> BootPlan {
     BootPlan {
         product: "debian-13".into(),
         kernel_release: "6.12.0".into(),
+        auth: RootHash::from_bytes(&[0x5e; 32]).map_or(Auth::None, Auth::Sealed),
         candidates: vec![
             Candidate {
                 name: "esp".into(),
@@ -175,4 +210,74 @@ fn module() -> Vec<u8> {
         out.extend_from_slice(&section);
     }
     out
+}
+
+/// A stub with three sections, 512-byte alignment in the file and pages in
+/// memory.
+fn pe() -> Vec<u8> {
+    const COFF: usize = 0x80;
+    const OPTIONAL: usize = COFF + 24;
+    const TABLE: usize = OPTIONAL + 240;
+    let sections: [(&[u8], u32, &[u8]); 3] = [
+        // xor eax, eax; ret
+        (b".text", 0x6000_0020, &[0x31, 0xc0, 0xc3]),
+        (
+            b".sbat",
+            0x4000_0040,
+            b"sbat,1,SBAT Version,sbat,1,https://a.example\nstub,1,Stub,stub,1,https://a.example\n",
+        ),
+        (b".reloc", 0x4200_0040, &[0, 0x10, 0, 0, 8, 0, 0, 0]),
+    ];
+    let mut out = vec![0; 0x400];
+    put(&mut out, 0, b"MZ");
+    put(&mut out, 0x3c, &[0x80]);
+    put(&mut out, COFF, b"PE\0\0\x64\x86\x03");
+    put(&mut out, COFF + 20, &[240, 0, 0x2e, 2]);
+    // PE32+; alignments, SizeOfImage, SizeOfHeaders; UEFI application; directories.
+    put(&mut out, OPTIONAL, &[0x0b, 2]);
+    put(&mut out, OPTIONAL + 32, &[0, 0x10, 0, 0, 0, 2, 0, 0]);
+    put(&mut out, OPTIONAL + 56, &[0, 0x40, 0, 0, 0, 4, 0, 0]);
+    put(&mut out, OPTIONAL + 68, &[10, 0, 0x60, 1]);
+    put(&mut out, OPTIONAL + 108, &[16]);
+    for (index, (name, flags, data)) in (0u8..).zip(sections) {
+        let at = TABLE + 40 * usize::from(index);
+        let number = index + 1;
+        let size = data.len().to_le_bytes();
+        put(&mut out, at, name);
+        put(&mut out, at + 8, &size[..4]);
+        put(&mut out, at + 12, &[0, 0x10 * number]);
+        put(&mut out, at + 16, &[0, 2]);
+        put(&mut out, at + 20, &[0, 2 * (number + 1)]);
+        put(&mut out, at + 36, &flags.to_le_bytes());
+        out.extend_from_slice(data);
+        out.resize(out.len().next_multiple_of(512), 0);
+    }
+    out
+}
+
+/// Writes a field of a file that is large enough.
+fn put(out: &mut [u8], at: usize, bytes: &[u8]) {
+    out[at..at + bytes.len()].copy_from_slice(bytes);
+}
+
+/// The response of a TPM with two banks.
+fn tpm() -> Vec<u8> {
+    let banks: [(u8, &[u8]); 2] = [(0x04, &[1; 20]), (0x0b, &[2; 32])];
+    let digests: Vec<u8> = banks
+        .iter()
+        .flat_map(|(id, digest)| [&[0, *id], *digest].concat())
+        .collect();
+    let [size, parameters] = [18 + digests.len() + 5, 4 + digests.len()]
+        .map(|len| u32::try_from(len).unwrap_or(0).to_be_bytes());
+    [
+        &[0x80, 0x02][..],
+        &size,
+        &[0; 4],
+        &parameters,
+        &2u32.to_be_bytes(),
+        &digests,
+        // The session's answer.
+        &[0, 0, 1, 0, 0],
+    ]
+    .concat()
 }
