@@ -42,6 +42,10 @@ const FILE_NAME: &str = "initoverlayfs-file";
 /// The kernel's keyring of those who may sign root hashes (from Linux 7.0).
 const VERITY_KEYRING: &str = ".dm-verity";
 
+/// Where a kernel that can check the signatures of root hashes shows whether it
+/// insists on them (`CONFIG_DM_VERITY_VERIFY_ROOTHASH_SIG`).
+const CHECKS_SIGNATURES: &str = "/sys/module/dm_verity/parameters/require_signatures";
+
 /// The image as a block device.
 #[derive(Debug, Default)]
 pub struct ImageDevice {
@@ -189,13 +193,14 @@ fn proven(
         signature_key: None,
         check_at_most_once: false,
     };
-    if found.proof.is_some() && !file::exists("/sys/module/dm_verity") {
+    if !file::exists("/sys/module/dm_verity") {
         modules.load_named("dm_verity", log);
     }
     // What veritysetup, lsblk and udev know a verity device by.
     let uuid = format!("CRYPT-VERITY-{}-{NAME}", superblock.uuid.simple());
     trust_signers(settings, log);
-    if let Some(signature) = &proof.signature {
+    let signature = proof.signature.as_ref();
+    if let Some(signature) = signature.filter(|_| file::exists(CHECKS_SIGNATURES)) {
         target.signature_key = Some(&key);
         let result = Keyring::PROCESS
             .add("user", &key, signature)

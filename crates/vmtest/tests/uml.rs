@@ -25,6 +25,8 @@ mod hotplug;
 mod places;
 #[path = "uml/support.rs"]
 mod support;
+#[path = "uml/trust.rs"]
+mod trust;
 #[path = "uml/volumes.rs"]
 mod volumes;
 
@@ -53,6 +55,7 @@ const TESTS: &[&[Test]] = &[
     hotplug::TESTS,
     handover::TESTS,
     faults::TESTS,
+    trust::TESTS,
 ];
 
 fn main() -> ExitCode {

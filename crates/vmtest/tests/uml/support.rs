@@ -8,8 +8,8 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use builder::{
-    Auth, Candidate, Compression, Container, Expect, ImageRequest, Kernel, MiniRequest, Modules, OnFailure,
-    Selector, Silent, Source, Uuid,
+    Auth, Candidate, Compression, Container, Expect, ImageRequest, Kernel, MiniRequest, Modules,
+    OnFailure, RootHash, Selector, Silent, Source, Uuid,
 };
 use iofs_cpio::Reader;
 use iofs_gpt::types;
@@ -51,6 +51,15 @@ pub(crate) const FAT_MODULES: [&str; 4] = ["fat", "vfat", "nls_cp437", "nls_iso8
 pub(crate) struct Image {
     pub(crate) path: PathBuf,
     pub(crate) expect: Expect,
+    /// If it is a disk image.
+    pub(crate) root_hash: Option<RootHash>,
+}
+
+impl Image {
+    /// A plan that trusts this image alone.
+    pub(crate) fn sealed(&self) -> Auth {
+        Auth::Sealed(self.root_hash.unwrap())
+    }
 }
 
 /// Programs and images, made when a test first asks for them.
@@ -61,6 +70,7 @@ pub(crate) struct Ground {
     run_init: PathBuf,
     testinit: PathBuf,
     image: OnceLock<Image>,
+    proven: OnceLock<Image>,
 }
 
 impl Ground {
@@ -87,6 +97,7 @@ impl Ground {
             run_init,
             testinit,
             image: OnceLock::new(),
+            proven: OnceLock::new(),
         }
     }
 
@@ -96,6 +107,13 @@ impl Ground {
             .get_or_init(|| self.build_image("image", &|_| {}))
     }
 
+    /// The same in a disk image that proves itself.
+    pub(crate) fn proven(&self) -> &Image {
+        self.proven.get_or_init(|| {
+            self.build_image_in("proven", Container::default(), &|_| {}, |request| request)
+        })
+    }
+
     /// testinit as it is, for a root that is not an image.
     pub(crate) fn testinit(&self) -> &Path {
         &self.testinit
@@ -103,6 +121,17 @@ impl Ground {
 
     /// An image of another name, its tree changed by `change`.
     pub(crate) fn build_image(&self, name: &str, change: &dyn Fn(&Path)) -> Image {
+        self.build_image_in(name, Container::None, change, |request| request)
+    }
+
+    /// The same in any container; `order` changes what is asked for.
+    pub(crate) fn build_image_in(
+        &self,
+        name: &str,
+        container: Container,
+        change: &dyn Fn(&Path),
+        order: impl FnOnce(ImageRequest) -> ImageRequest,
+    ) -> Image {
         let tree = self.dir.path().join(format!("{name}.tree"));
         for folder in ["bin", "etc", "mnt", "modules", "sysroot"] {
             fs::create_dir_all(tree.join(folder)).unwrap();
@@ -118,14 +147,15 @@ impl Ground {
         }
         change(&tree);
         let path = self.dir.path().join(name);
-        let mut request = ImageRequest::new(Source::Root(tree), path.clone());
-        request.container = Container::None;
+        let mut request = order(ImageRequest::new(Source::Root(tree), path.clone()));
+        request.container = container;
         request.run_init = Some(self.run_init.clone());
         request.work_dir = Some(self.dir.path().to_owned());
         let built = builder::build_image(&request, &Silent).unwrap();
         Image {
             path,
             expect: built.expect,
+            root_hash: built.root_hash,
         }
     }
 }
@@ -249,6 +279,27 @@ impl<'g> Boot<'g> {
         }
     }
 
+    /// A plan that awaits `image` at `candidates` and trusts as `auth` says; what
+    /// is sealed is expected by name, too, as the builder has it.
+    pub(crate) fn trusting(
+        ground: &'g Ground,
+        image: &Image,
+        auth: Auth,
+        candidates: &[Candidate],
+    ) -> Self {
+        let mut boot = Self::new(ground, candidates);
+        let expect = match auth {
+            Auth::Sealed(_) => image.expect,
+            Auth::Signed(_) | Auth::None => Expect::default(),
+        };
+        boot.mini.candidates = candidates.to_vec();
+        for candidate in &mut boot.mini.candidates {
+            candidate.expect = expect;
+        }
+        boot.mini.auth = auth;
+        boot
+    }
+
     /// The usual image.
     pub(crate) fn image(&self) -> &Path {
         &self.ground.image().path
@@ -269,8 +320,17 @@ impl<'g> Boot<'g> {
 
     /// Adds a disk with the usual image on an ESP made by `make`.
     pub(crate) fn esp(&mut self, make: impl FnOnce(&Path, &Path)) -> Vec<iofs_gpt::Partition> {
-        let volume = self.path("volume");
-        make(&volume, &self.ground.image().path);
+        self.esp_with(&self.ground.image().path, make)
+    }
+
+    /// Adds a disk with an image on an ESP made by `make`.
+    pub(crate) fn esp_with(
+        &mut self,
+        image: &Path,
+        make: impl FnOnce(&Path, &Path),
+    ) -> Vec<iofs_gpt::Partition> {
+        let volume = self.path(&format!("volume{}", self.disks.len()));
+        make(&volume, image);
         self.disk(&[Partition::esp(FIRST, &volume).unwrap()])
     }
 

@@ -5,10 +5,11 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
+use iofs_ext4::Ext4;
 use vmtest::command;
 use vmtest::disk::{Entry, ext4, fat};
 
-use crate::support::{FILE_ON_VOLUME, noise};
+use crate::support::{FILE, FILE_ON_VOLUME, noise};
 
 const UUID: &str = "1f0f5a7e-0d13-4d14-9a3c-6f2d1c0e0a03";
 
@@ -63,6 +64,26 @@ pub(crate) fn mtool(volume: &Path, tool: &str, args: &[&str]) -> String {
 /// ext4, the image in one piece.
 pub(crate) fn ext4(volume: &Path, image: &Path) {
     ext4::make(volume, 24 << 20, UUID, &[Entry::new(FILE_ON_VOLUME, image)]).unwrap();
+}
+
+/// ext4 with an image that has blocks of zeros: mkfs.ext4 would leave holes in
+/// their place, where a copy on a running system has blocks.
+pub(crate) fn ext4_without_holes(volume: &Path, image: &Path) {
+    let bytes = fs::read(image).unwrap();
+    let dense = volume.with_extension("dense");
+    fs::write(&dense, vec![0xff; bytes.len()]).unwrap();
+    ext4(volume, &dense);
+    let content = fs::read(volume).unwrap();
+    let map = Ext4::open(&content[..])
+        .and_then(|opened| opened.locate(FILE))
+        .unwrap();
+    let file = fs::File::options().write(true).open(volume).unwrap();
+    for extent in &map.extents {
+        let from = usize::try_from(extent.logical).unwrap();
+        let to = bytes.len().min(from + usize::try_from(extent.len).unwrap());
+        file.write_all_at(&bytes[from..to], extent.physical)
+            .unwrap();
+    }
 }
 
 /// ext4, the image in many pieces.
