@@ -112,3 +112,43 @@ fn find(what: &'static str, names: &[&str]) -> Result<PathBuf, Error> {
         None => Err(Error::MissingFirmware { what, tried }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn the_test_key_is_that_of_the_test_certificate() {
+        let snakeoil = Snakeoil::find().unwrap();
+        let public = |args: &[&str], file: &Path| {
+            let output = Command::new("openssl")
+                .args(args)
+                .arg("-in")
+                .arg(file)
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "{output:?}");
+            output.stdout
+        };
+        let pass = format!("pass:{}", Snakeoil::PASSPHRASE);
+        let of_key = public(&["pkey", "-pubout", "-passin", &pass], &snakeoil.key);
+        let of_certificate = public(&["x509", "-noout", "-pubkey"], &snakeoil.certificate);
+        assert_eq!(of_key, of_certificate);
+    }
+
+    #[test]
+    fn each_machine_gets_its_own_variables() {
+        let dir = tempfile::tempdir().unwrap();
+        for kind in [FirmwareKind::Plain, FirmwareKind::SecureBoot] {
+            let vars = dir.path().join(format!("{kind:?}"));
+            let firmware = Firmware::prepare(kind, &vars).unwrap();
+            assert_eq!(firmware.vars, vars);
+            assert!(fs::metadata(&vars).unwrap().len() > 0);
+            let code = firmware.code.display().to_string();
+            let secure = kind == FirmwareKind::SecureBoot;
+            assert_eq!(code.contains("secboot"), secure, "{code}");
+        }
+    }
+}

@@ -21,8 +21,9 @@
 //!   `panic=-1` ends only by the time limit.
 //! * `-no-shutdown` keeps QEMU alive after the guest has powered off, which is
 //!   when block statistics are final; [`Vm::finish`] reads them, then quits.
-//! * Firmware with Secure Boot starts a signed UKI of Debian 13 to PID 1 in 10 s;
-//!   it refuses an unsigned one within 5 s with "Security Violation".
+//! * Firmware with Secure Boot starts a signed UKI of Debian 13 to PID 1 in 10 s.
+//!   Of an unsigned one it says, within 5 s, "failed to load Boot0001 ...: Access
+//!   Denied", then "Security Violation" of its own shell, and waits for a key.
 //! * `-kernel` is of no use under Secure Boot: this QEMU changes the kernel's
 //!   header, and with it the file that was signed.
 //! * `/dev/kvm` that opens proves nothing: see [`Accel::detect`].

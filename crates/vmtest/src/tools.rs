@@ -4,7 +4,7 @@
 //!
 //! Apart from [`crate::guest`]'s, so that neither what the generators put into
 //! an initramfs nor the recorded figures depend on them. The packages are
-//! unpacked, not installed ([`crate::apt`]): half a minute, 0.4 GiB. So it is
+//! unpacked, not installed ([`crate::apt`]): ten seconds, 150 MB. So it is
 //! no system to boot, and what maintainer scripts make is not there.
 
 use std::fs;

@@ -8,6 +8,8 @@
 
 #[path = "qemu/boots.rs"]
 mod boots;
+#[path = "qemu/ground.rs"]
+mod ground;
 #[path = "qemu/program.rs"]
 mod program;
 #[path = "qemu/support.rs"]
@@ -45,7 +47,7 @@ impl Test {
     }
 }
 
-const TESTS: &[&[Test]] = &[boots::TESTS, program::TESTS];
+const TESTS: &[&[Test]] = &[ground::TESTS, boots::TESTS, program::TESTS];
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();

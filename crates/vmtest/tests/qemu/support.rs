@@ -48,6 +48,10 @@ impl Ground {
         self.dir.path()
     }
 
+    pub(crate) fn accel(&self) -> Accel {
+        self.accel
+    }
+
     /// From dracut's initramfs, for virtio disks.
     pub(crate) fn dracut(&self) -> Result<&Set, Failed> {
         let initrd = self.guest.dracut_initrd();
