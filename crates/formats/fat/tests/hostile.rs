@@ -99,6 +99,63 @@ fn each_damage_to_a_chain_has_its_name() {
     }
 }
 
+/// Chains that lead into another file's. Where the lengths do not fit, that is
+/// seen. Where they do, it looks like a file in two pieces: only a hash over the
+/// contents tells. No other place is read than the volume either way.
+#[test]
+fn cross_linked_clusters_stay_inside_the_volume() {
+    for image in images() {
+        let places = Places::of(image);
+        let [first, second, third, _] = clusters(image);
+        let map = locate(image, "/SHORT.BIN").unwrap();
+        let short = places.cluster_at(map.extents[0].physical);
+        let linked = |from, to| {
+            let mut image = image.clone();
+            places.link(&mut image, from, to);
+            (locate(&image, FILE), locate(&image, "/SHORT.BIN"))
+        };
+        // Two clusters of the one and two of the other.
+        let (file, other) = linked(second, short);
+        let file = file.unwrap();
+        assert_eq!(other.unwrap(), map);
+        assert_eq!((file.size, file.extents.len()), (2048, 2));
+        assert_eq!(file.extents[1].physical, map.extents[0].physical);
+        assert_eq!(file.check(image.size(), 512), Ok(()));
+        // One cluster too few, or too many.
+        let (file, other) = linked(first, short);
+        assert!(matches!(
+            file.unwrap_err(),
+            FatError::ChainTooShort { found: 1536, .. }
+        ));
+        assert!(other.is_ok());
+        let (file, other) = linked(short + 1, third);
+        assert!(file.is_ok());
+        let too_long = FatError::ChainTooLong {
+            cluster: third,
+            size: 600,
+        };
+        assert_eq!(other.unwrap_err(), too_long);
+    }
+}
+
+#[test]
+fn directories_that_loop_are_refused() {
+    for image in images() {
+        let places = Places::of(image);
+        let entry = find_entry(image, b"EFI        ");
+        let start = u16::from_le_bytes([image[entry + 26], image[entry + 27]]).into();
+        let mut image = image.clone();
+        places.link(&mut image, start, start);
+        // No more than the volume, whose FAT is looked at for a loop.
+        let limited = Limited::new(&image, image.size());
+        let fat = Fat::open(&limited).unwrap();
+        let error = fat.entries("/EFI").unwrap_err();
+        assert!(matches!(error, FatError::Loop { .. }), "{error}");
+        let error = fat.locate("/EFI/absent").unwrap_err();
+        assert!(matches!(error, FatError::Loop { .. }), "{error}");
+    }
+}
+
 #[test]
 fn each_damage_to_a_directory_entry_has_its_name() {
     for image in images() {

@@ -201,6 +201,90 @@ fn partitions_that_cannot_be_are_refused() {
     }
 }
 
+/// The greatest number that a header can state, with entries of every size:
+/// the entries are not read, nor is there memory for them.
+#[test]
+fn tables_with_2_to_the_32_entries_are_refused_unread() {
+    for size in [128, 256, 4096, 1 << 31, u32::MAX] {
+        for count in [u32::MAX, 1 << 31, MAX_ENTRIES + 1] {
+            let mut image = good();
+            let backup = image.len() - 512;
+            for header in [HEADER, backup] {
+                put32(80, count)(&mut image[header..]);
+                put32(84, size)(&mut image[header..]);
+                reseal_header(&mut image, header);
+            }
+            let error = Table::read(&Limited::new(&image, 4096), 512).unwrap_err();
+            let GptError::Damaged { primary, backup } = error else {
+                panic!("{count} entries of {size} bytes: {error}");
+            };
+            for error in [primary, backup] {
+                assert!(matches!(
+                    error,
+                    HeaderError::EntryCount { .. } | HeaderError::EntrySize { .. }
+                ));
+            }
+        }
+    }
+}
+
+/// A disk as large as a number of bytes can be, and places on it at which
+/// blocks times bytes go beyond.
+#[test]
+fn sizes_that_overflow_64_bits_are_refused() {
+    struct Endless(Vec<u8>);
+    impl ReadAt for Endless {
+        fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), ReadError> {
+            buf.fill(0);
+            let here = usize::try_from(offset).ok().and_then(|at| self.0.get(at..));
+            for (to, from) in buf.iter_mut().zip(here.unwrap_or(&[])) {
+                *to = *from;
+            }
+            Ok(())
+        }
+        fn size(&self) -> u64 {
+            u64::MAX
+        }
+    }
+    let blocks = u64::MAX / 512;
+    let read = |usable: u64, first: u64, last: u64| {
+        let mut image = good();
+        reseal(&mut image, HEADER, ENTRIES, |image| {
+            put64(48, usable)(&mut image[HEADER..]);
+            let at = ENTRIES + 2 * 128;
+            put64(at + 32, first)(image);
+            put64(at + 40, last)(image);
+        });
+        Table::read(&Endless(image), 512)
+    };
+    // As far as the disk goes, all is well.
+    let table = read(blocks - 34, 1 << 40, blocks - 34).unwrap();
+    let far = table.partitions.iter().find(|p| p.number == 3).unwrap();
+    assert_eq!((far.start, far.end()), (1 << 49, (blocks - 33) * 512));
+    for usable in [blocks, blocks + 1, 1 << 55, 1 << 63, u64::MAX] {
+        let error = read(usable, 1 << 40, 1 << 41).unwrap_err();
+        assert!(
+            matches!(error, GptError::Damaged { .. }),
+            "{usable}: {error}"
+        );
+    }
+    for (first, last) in [
+        (1 << 40, blocks),
+        (1 << 40, u64::MAX),
+        (1 << 55, (1 << 55) + 1),
+        (1 << 63, u64::MAX - 1),
+        // Multiplied by 512, a small place.
+        ((1 << 55) + 20_000, (1 << 55) + 30_000),
+    ] {
+        let problem = PartitionError::Range { first, last };
+        let error = read(blocks - 34, first, last).unwrap_err();
+        assert!(
+            matches!(&error, GptError::Partition { problem: found, .. } if *found == problem),
+            "{first} to {last}: {error}"
+        );
+    }
+}
+
 #[test]
 fn what_is_no_gpt_is_named() {
     let read = |image: Vec<u8>, block_size| Table::read(&image, block_size).unwrap_err();
