@@ -34,6 +34,7 @@ pub(crate) fn run() -> Result<(), Box<dyn Error>> {
         initrd: &initrd,
         // What `--modules host` chooses on such a machine.
         modules: "virtio-blk",
+        options: &[],
     };
     let mut build = recipe.command(&set_dir);
     println!("\n$ {}", show(&build));
@@ -103,7 +104,7 @@ fn boot(way: &Way, guest: &Guest, accel: Accel, show: bool) -> Result<Outcome, B
 
 fn print_table(set: &Set, boots: &[(&Way, &Outcome)]) -> Result<(), Box<dyn Error>> {
     let size = |path: &Path| fs::metadata(path).map(|meta| mib(meta.len()));
-    let image = [size(&set.image())?, "-".to_owned()];
+    let image = [size(&set.image)?, "-".to_owned()];
     let mut rows = vec![
         vec![String::new()],
         vec!["loaded whole by the firmware".to_owned()],

@@ -29,8 +29,13 @@ const ESP_LEAST: u64 = 64 << 20;
 pub struct Set {
     /// The folder.
     pub dir: PathBuf,
-    /// Where the boot looks for the image on its partition.
-    pub image_path: String,
+    /// Where the boot looks for the image on its partition; `None` if partitions
+    /// are the image.
+    pub image_path: Option<String>,
+    /// The image.
+    pub image: PathBuf,
+    /// The UKI, if one was built.
+    pub uki: Option<PathBuf>,
 }
 
 /// How a set is built.
@@ -44,6 +49,8 @@ pub struct Recipe<'a> {
     pub initrd: &'a Path,
     /// Which storage drivers: `generic`, or module names.
     pub modules: &'a str,
+    /// Further arguments: how the image proves itself, where it lies, a UKI.
+    pub options: &'a [&'a str],
 }
 
 impl Recipe<'_> {
@@ -57,7 +64,9 @@ impl Recipe<'_> {
             .arg(self.initrd)
             .arg("--sysroot")
             .arg(self.guest.tree())
-            .args(["--modules", self.modules, "--auth", "none", "--output"])
+            .args(["--modules", self.modules])
+            .args(self.options)
+            .arg("--output")
             .arg(dir);
         command
     }
@@ -92,20 +101,18 @@ impl Set {
         let bytes = fs::read(&path).map_err(Error::io(format!("reading {}", path.display())))?;
         let manifest: Value = serde_json::from_slice(&bytes)
             .map_err(|e| Error::Disk(format!("{}: {e}", path.display())))?;
-        let file = manifest
-            .pointer("/candidates/0/file")
-            .and_then(Value::as_str)
-            .ok_or_else(|| Error::Disk(format!("{} names no file", path.display())))?;
+        let text = |pointer: &str| {
+            let value = manifest.pointer(pointer).and_then(Value::as_str);
+            value.map(str::to_owned)
+        };
+        let image = text("/image/name")
+            .ok_or_else(|| Error::Disk(format!("{} names no image", path.display())))?;
         Ok(Self {
             dir: dir.to_owned(),
-            image_path: file.to_owned(),
+            image_path: text("/candidates/0/file"),
+            image: dir.join(image),
+            uki: text("/uki/name").map(|name| dir.join(name)),
         })
-    }
-
-    /// The image.
-    #[must_use]
-    pub fn image(&self) -> PathBuf {
-        self.dir.join("image.erofs")
     }
 
     /// The mini-initramfs.
@@ -114,30 +121,83 @@ impl Set {
         self.dir.join("mini-initramfs.img")
     }
 
-    /// Makes a disk with an ESP that has the image and with the guest's root.
-    /// Its size is a power of two.
+    /// Makes a disk with the image where the boot looks for it, on an ESP or as
+    /// partitions of the disk, and with the guest's root. Its size is a power of
+    /// two.
     ///
     /// # Errors
     /// [`Error::Program`], [`Error::Io`].
     pub fn disk(&self, path: &Path, guest: &Guest, block_size: u32) -> Result<(), Error> {
-        let esp = path.with_extension("esp");
-        let least = u64::from(block_size / 512) * ESP_LEAST;
-        let format = fat::Format {
-            sector_size: block_size,
-            ..fat::Format::new((disk::file_size(&self.image())? + ESP_SLACK).max(least))
-        };
-        let to = self.image_path.trim_start_matches('/');
-        fat::make(&esp, format, &[Entry::new(to, self.image())])?;
-        let mut partitions = [
-            Partition::esp(ESP_GUID, &esp)?,
-            Partition::root(ROOT_GUID, guest.root_image())?,
-        ];
+        self.disk_with(path, guest, block_size, Vec::new())
+    }
+
+    /// The same, with these files on the ESP, too.
+    ///
+    /// # Errors
+    /// As [`Self::disk`].
+    pub fn disk_with(
+        &self,
+        path: &Path,
+        guest: &Guest,
+        block_size: u32,
+        mut entries: Vec<Entry>,
+    ) -> Result<(), Error> {
+        let scratch = tempfile::tempdir_in(path.parent().unwrap_or(Path::new(".")))
+            .map_err(Error::io("making a folder"))?;
+        let mut partitions = Vec::new();
+        match &self.image_path {
+            Some(to) => entries.push(Entry::new(to.trim_start_matches('/'), &self.image)),
+            None => partitions = taken_apart(&self.image, scratch.path())?,
+        }
+        if !entries.is_empty() {
+            let esp = scratch.path().join("esp");
+            let mut size = ESP_SLACK;
+            for entry in &entries {
+                size += disk::file_size(&entry.from)?;
+            }
+            let least = u64::from(block_size / 512) * ESP_LEAST;
+            let format = fat::Format {
+                sector_size: block_size,
+                ..fat::Format::new(size.max(least))
+            };
+            fat::make(&esp, format, &entries)?;
+            partitions.insert(0, Partition::esp(ESP_GUID, &esp)?);
+        }
+        partitions.push(Partition::root(ROOT_GUID, guest.root_image())?);
         // QEMU's SD cards have a power of two; it costs no more than a hole.
         let size = Layout::disk_size_for(partitions.iter().map(|p| p.size), block_size);
         if let Some(last) = partitions.last_mut() {
             last.size += size.next_power_of_two() - size;
         }
         disk::make(path, block_size, DISK_GUID, &partitions)?;
-        fs::remove_file(&esp).map_err(Error::io(format!("removing {}", esp.display())))
+        Ok(())
     }
+}
+
+/// The partitions of a disk image, each as one for a disk: type, PARTUUID and
+/// name stay.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Disk`] if it is no disk image.
+pub fn taken_apart(image: &Path, scratch: &Path) -> Result<Vec<Partition>, Error> {
+    let bytes = fs::read(image).map_err(Error::io(format!("reading {}", image.display())))?;
+    let table = iofs_gpt::Table::read(&bytes[..], 512)
+        .map_err(|e| Error::Disk(format!("{}: {e}", image.display())))?;
+    let mut partitions = Vec::new();
+    for entry in &table.partitions {
+        let range = usize::try_from(entry.start)
+            .ok()
+            .zip(usize::try_from(entry.start + entry.len).ok())
+            .and_then(|(start, end)| bytes.get(start..end))
+            .ok_or_else(|| Error::Disk(format!("{} is truncated", image.display())))?;
+        let part = scratch.join(entry.part_guid.to_string());
+        fs::write(&part, range).map_err(Error::io(format!("writing {}", part.display())))?;
+        partitions.push(Partition::of(
+            entry.type_guid,
+            entry.part_guid,
+            &entry.name,
+            part,
+        )?);
+    }
+    Ok(partitions)
 }

@@ -23,8 +23,12 @@ mod handover;
 mod hotplug;
 #[path = "uml/places.rs"]
 mod places;
+#[path = "uml/refused.rs"]
+mod refused;
 #[path = "uml/support.rs"]
 mod support;
+#[path = "uml/tamper.rs"]
+mod tamper;
 #[path = "uml/trust.rs"]
 mod trust;
 #[path = "uml/volumes.rs"]
@@ -56,6 +60,8 @@ const TESTS: &[&[Test]] = &[
     handover::TESTS,
     faults::TESTS,
     trust::TESTS,
+    tamper::TESTS,
+    refused::TESTS,
 ];
 
 fn main() -> ExitCode {

@@ -75,8 +75,8 @@ fn through_image(ground: &Ground, set: &Set) -> Result<(), Failed> {
     if report.pointer("/image/candidate") != Some(&Value::from("esp")) {
         return Err(fail(&outcome, "boot.json names another candidate than esp"));
     }
-    let file = set.image_path.trim_start_matches('/');
-    let found = format!("/efi/{file}");
+    let file = set.image_path.as_deref().unwrap_or_default();
+    let found = format!("/efi{file}");
     if !facts(&outcome, "esp").contains(&found.as_str()) {
         return Err(fail(&outcome, &format!("{found} is not seen")));
     }

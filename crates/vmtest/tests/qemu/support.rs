@@ -86,6 +86,7 @@ impl Ground {
             guest: &self.guest,
             initrd,
             modules,
+            options: &[],
         };
         let set = recipe.build(&self.dir().join(name))?;
         Ok(made.get_or_init(|| set))

@@ -1,6 +1,5 @@
 //! Images that prove themselves: wherever they lie, sealed or signed.
 
-use std::fs;
 use std::path::Path;
 
 use builder::{
@@ -10,6 +9,7 @@ use builder::{
 use iofs_gpt::types;
 use libtest_mimic::Failed;
 use vmtest::disk::Partition;
+use vmtest::set;
 
 use crate::Test;
 use crate::support::{Boot, FIRST, Ground, Image, Seen, TYPE, on_esp, partition_at};
@@ -137,18 +137,7 @@ fn sealed_nested(ground: &Ground) -> Result<(), Failed> {
 
 /// The partitions of an image, each as one of a disk, with their PARTUUIDs.
 pub(crate) fn taken_apart(boot: &Boot<'_>, image: &Image) -> Vec<Partition> {
-    let bytes = fs::read(&image.path).unwrap();
-    let table = iofs_gpt::Table::read(&bytes[..], 512).unwrap();
-    table
-        .partitions
-        .iter()
-        .map(|entry| {
-            let part = boot.path(&format!("part{}-{}", entry.number, entry.part_guid));
-            let range = entry.start as usize..(entry.start + entry.len) as usize;
-            fs::write(&part, &bytes[range]).unwrap();
-            Partition::of(entry.type_guid, entry.part_guid, &entry.name, part).unwrap()
-        })
-        .collect()
+    set::taken_apart(&image.path, &boot.path("")).unwrap()
 }
 
 /// The file system's partition, by the PARTUUID that follows from the root hash.
