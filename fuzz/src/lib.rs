@@ -3,11 +3,12 @@
 //! Errors are fine, panics are bugs. A target panics when an invariant breaks
 //! too, so that every runner sees it.
 //!
-//! * `cargo test -p iofs-fuzz` mutates [`seeds`] for some seconds, the same way
-//!   every time ([`smoke`]), and replays `regressions/TARGET/*`.
-//! * `cargo run -p iofs-fuzz --example seeds -- fuzz/libfuzzer/corpus`, then
-//!   `cargo +nightly fuzz run --fuzz-dir fuzz/libfuzzer TARGET`, searches
-//!   for longer with coverage.
+//! * `cargo test -p iofs-fuzz` replays `corpus/TARGET/*` and
+//!   `regressions/TARGET/*`, then mutates these and [`seeds`] for some seconds,
+//!   the same way every time ([`smoke`]).
+//! * `fuzz/long TARGET...` searches for ten minutes each with coverage (nightly,
+//!   cargo-fuzz); `fuzz/keep TARGET...` takes the best of what was found to
+//!   `corpus/TARGET/`.
 //!
 //! A new format needs: a function here, a line in [`TARGETS`], a seed in
 //! [`seeds::of`], and four lines in `libfuzzer/` (a test says which are

@@ -5,9 +5,10 @@
 // Helpers here are test code too; clippy.toml only covers the tests proper.
 #![allow(clippy::unwrap_used)]
 
-use std::fs::{self, File};
-use std::path::Path;
-use std::process::Command;
+mod mkfs;
+
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use iofs_fat::Fat;
@@ -15,110 +16,15 @@ use iofs_fuzz::seeds::{self, FAT_FILE, FatSize};
 use iofs_fuzz::smoke::{self, Failure, Limits};
 use iofs_fuzz::{TARGETS, Target};
 
-fn run(program: &str, args: &[&str]) {
-    let output = Command::new(program)
-        .args(args)
-        .output()
-        .unwrap_or_else(|error| {
-            panic!("{program} is needed for this test (Debian: e2fsprogs, erofs-utils): {error}")
-        });
-    assert!(
-        output.status.success(),
-        "{program} {args:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-}
-
-/// A tree for mkfs.
-fn tree(folder: &Path) {
-    let tree = folder.join("tree");
-    fs::create_dir_all(tree.join("EFI")).unwrap();
-    fs::write(tree.join("EFI/image"), vec![b'a'; 9000]).unwrap();
-    fs::write(tree.join("small"), "b").unwrap();
-    std::os::unix::fs::symlink("EFI/image", tree.join("link")).unwrap();
-}
-
-/// An image's bytes without the zeros at its end, which the targets add.
-fn trimmed(path: &Path) -> Vec<u8> {
-    let mut bytes = fs::read(path).unwrap();
-    let len = bytes
-        .iter()
-        .rposition(|&byte| byte != 0)
-        .map_or(0, |at| at + 1);
-    bytes.truncate(len);
-    bytes
-}
-
-/// Without checksums of metadata, which would end nearly every mutation, with
-/// extents and with block maps.
-fn ext4_seeds() -> Vec<Vec<u8>> {
-    let folder = tempfile::tempdir().unwrap();
-    tree(folder.path());
-    let tree = folder.path().join("tree");
-    [
-        "^metadata_csum,^has_journal",
-        "^metadata_csum,^has_journal,^extent,^64bit",
-    ]
-    .iter()
-    .map(|features| {
-        let image = folder.path().join("image");
-        File::create(&image).unwrap().set_len(256 << 10).unwrap();
-        let fixed = "hash_seed=00000000-0000-4000-8000-000000000001,root_owner=0:0";
-        run(
-            "mkfs.ext4",
-            &[
-                "-q",
-                "-F",
-                "-b",
-                "1024",
-                "-N",
-                "16",
-                "-O",
-                features,
-                "-E",
-                fixed,
-                "-U",
-                "00000000-0000-4000-8000-000000000002",
-                "-d",
-                tree.to_str().unwrap(),
-                image.to_str().unwrap(),
-            ],
-        );
-        trimmed(&image)
-    })
-    .collect()
-}
-
-fn erofs_seeds() -> Vec<Vec<u8>> {
-    let folder = tempfile::tempdir().unwrap();
-    tree(folder.path());
-    let tree = folder.path().join("tree");
-    ["-C4096", "-zlz4hc"]
-        .iter()
-        .map(|option| {
-            let image = folder.path().join("image");
-            run(
-                "mkfs.erofs",
-                &[
-                    "--quiet",
-                    option,
-                    "-T0",
-                    "-U00000000-0000-4000-8000-000000000003",
-                    image.to_str().unwrap(),
-                    tree.to_str().unwrap(),
-                ],
-            );
-            trimmed(&image)
-        })
-        .collect()
-}
-
+/// Valid inputs, and what long runs have made of them.
 fn seeds_of(target: &str) -> Vec<Vec<u8>> {
-    match target {
-        "ext4" => ext4_seeds(),
-        "erofs" => erofs_seeds(),
+    let mut all = match target {
+        "ext4" => mkfs::ext4_seeds(),
+        "erofs" => mkfs::erofs_seeds(),
         other => seeds::of(other),
-    }
+    };
+    all.extend(inputs("corpus", target).into_iter().map(|(_, bytes)| bytes));
+    all
 }
 
 /// Writes a failing input where it can be taken from.
@@ -156,20 +62,53 @@ fn no_target_fails_on_mutated_seeds() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
+/// The inputs in a folder of a target, in the order of their names.
+fn inputs(folder: &str, target: &str) -> Vec<(PathBuf, Vec<u8>)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join(folder)
+        .join(target);
+    // Most targets have no regressions.
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    let read = |path: PathBuf| (path.clone(), fs::read(path).unwrap());
+    paths.into_iter().map(read).collect()
+}
+
+/// What once broke something, and what long runs have found to be of interest.
 #[test]
-fn no_regression_fails() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("regressions");
+fn no_stored_input_fails() {
+    const LARGEST: usize = 220 << 10;
+    let mut failures = Vec::new();
     for (name, target) in TARGETS {
-        // Most targets have none.
-        let Ok(inputs) = fs::read_dir(folder.join(name)) else {
-            continue;
+        let corpus = inputs("corpus", name);
+        let size: usize = corpus.iter().map(|(_, bytes)| bytes.len()).sum();
+        assert!(!corpus.is_empty(), "there is no fuzz/corpus/{name}");
+        assert!(
+            corpus.len() <= 48 && size <= LARGEST,
+            "fuzz/corpus/{name} has grown to {} inputs, {size} bytes: fuzz/keep makes it small",
+            corpus.len()
+        );
+        let (paths, all): (Vec<_>, Vec<_>) = inputs("regressions", name)
+            .into_iter()
+            .chain(corpus)
+            .unzip();
+        let limits = Limits {
+            inputs: all.len() as u64,
+            time: Duration::MAX,
+            input_time: Duration::from_secs(30),
         };
-        for input in inputs {
-            let path = input.unwrap().path();
-            println!("{}", path.display());
-            target(&fs::read(&path).unwrap());
+        if let Err(failure) = smoke::run(name, *target, all, limits) {
+            failures.push(format!(
+                "{}: {}",
+                paths[failure.seed].display(),
+                failure.why
+            ));
         }
     }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
 #[test]
@@ -224,12 +163,12 @@ fn seeds_are_valid() {
         assert_eq!(fat.locate("/empty").unwrap().size, 0);
         assert_eq!(fat.entries("/EFI").unwrap().len(), 1);
     }
-    for mut volume in ext4_seeds() {
+    for mut volume in mkfs::ext4_seeds() {
         volume.resize(4 << 20, 0);
         let ext4 = iofs_ext4::Ext4::open(&volume).unwrap();
         assert_eq!(ext4.locate("/link").unwrap().size, 9000);
     }
-    for image in erofs_seeds() {
+    for image in mkfs::erofs_seeds() {
         iofs_erofs::Superblock::read(&image).unwrap();
     }
     let plans = seeds::of("plan");
