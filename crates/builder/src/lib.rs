@@ -30,7 +30,7 @@ mod uki;
 
 pub use certificate::TrustedCertificate;
 pub use error::{Error, ErrorKind, Result};
-pub use image::{ImageJob, ImageWriter, MkfsErofs, expect_of};
+pub use image::{ImageJob, ImageWriter, MkfsErofs, claimed_root, expect_of};
 pub use kernel::{kernel_image, kernel_release, kernel_release_of_image};
 pub use mini::host::boot_disks;
 pub use osrelease::product_of;
@@ -43,8 +43,10 @@ pub use sign::{KeyType, KeygenRequest, NewKey, Signer, keygen};
 pub use summary::{ImageSummary, MiniSummary, ModuleSummary, StepTime, Summary};
 pub use uki::{
     BuiltUki, KeySource, PcrSigning, SigningTool, UkiRequest, UkiSection, UkiSigning, build_uki,
-    default_stub,
+    default_stub, sign_uki,
 };
+
+use std::path::Path;
 
 pub use iofs_plan::{
     Auth, BootPlan, Candidate, Expect, Measure, OnCorruption, OnFailure, RootHash, Selector,
@@ -133,4 +135,14 @@ pub fn build_image_with(
 /// goes wrong with the files; nothing is left at the output's path then.
 pub fn build_mini(request: &MiniRequest, progress: &dyn Progress) -> Result<BuiltMini> {
     mini::build(request, progress)
+}
+
+/// Adds a signature to a disk image that this crate made, or replaces the one
+/// that it has; its root hash.
+///
+/// # Errors
+/// [`ErrorKind::Input`] if it is none, or was changed; as [`Signer::sign`]. The
+/// image is as it was then.
+pub fn sign_image(image: &Path, signer: &Signer, progress: &dyn Progress) -> Result<RootHash> {
+    image::sign_image(image, signer, progress)
 }

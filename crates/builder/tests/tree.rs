@@ -5,7 +5,7 @@
 
 mod common;
 
-use builder::{ErrorKind, ImageCompression, ImageRequest, Silent, Source, build_image};
+use builder::{ErrorKind, ImageCompression, Silent, Source, build_image};
 use common::*;
 use std::fs;
 use std::os::unix::net::UnixListener;

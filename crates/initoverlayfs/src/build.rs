@@ -1,13 +1,16 @@
-//! `build`: init image and mini-initramfs, with a manifest beside them.
+//! `build`: init image and mini-initramfs, perhaps a UKI, with a manifest beside
+//! them.
 
 mod plan;
 mod programs;
 mod report;
+mod trust;
+mod uki;
 
 use std::fs;
 use std::path::Path;
 
-use builder::{BuiltImage, BuiltMini, Source};
+use builder::{BuiltImage, BuiltMini, BuiltUki, Source};
 use installer::manifest::{self, Artefact, Manifest, Place};
 
 use crate::cli::BuildArgs;
@@ -16,10 +19,22 @@ use crate::place::candidates;
 use crate::ui;
 use plan::BuildPlan;
 
+pub(crate) use trust::parse_key;
+
 /// Names of the files in the output folder.
-const IMAGE: &str = "image.erofs";
+const IMAGE: &str = "image.raw";
+const PLAIN_IMAGE: &str = "image.erofs";
 const MINI: &str = "mini-initramfs.img";
 const KERNEL: &str = "vmlinuz";
+const UKI: &str = "initoverlayfs.efi";
+
+/// What was built.
+struct Built {
+    manifest: Manifest,
+    image: BuiltImage,
+    mini: BuiltMini,
+    uki: Option<BuiltUki>,
+}
 
 pub(crate) fn run(args: BuildArgs) -> Result<()> {
     let json = args.json;
@@ -27,19 +42,21 @@ pub(crate) fn run(args: BuildArgs) -> Result<()> {
     let bars = ui::Bars::default();
     let built = build(&plan, &bars);
     bars.end();
-    let (manifest, image, mini) = built?;
+    let built = built?;
     if json {
-        return ui::print_json(&report::Json::new(&manifest, &image, &mini));
+        return ui::print_json(&report::Json::new(&built));
     }
-    report::print(&plan, &manifest, &image, &mini);
+    report::print(&plan, &built);
     Ok(())
 }
 
-fn build(plan: &BuildPlan, bars: &ui::Bars) -> Result<(Manifest, BuiltImage, BuiltMini)> {
+fn build(plan: &BuildPlan, bars: &ui::Bars) -> Result<Built> {
     let dir = &plan.output;
     fs::create_dir_all(dir).map_err(|e| CliError::io("make the output folder", dir, e))?;
     // A folder has a manifest only while its files are those of one build.
-    remove(&dir.join(manifest::NAME))?;
+    for name in [manifest::NAME, IMAGE, PLAIN_IMAGE, UKI] {
+        remove(&dir.join(name))?;
+    }
     copy_kernel(&plan.kernel_image, &dir.join(KERNEL))?;
 
     let image = builder::build_image(&plan.image, bars).map_err(|e| {
@@ -51,22 +68,43 @@ fn build(plan: &BuildPlan, bars: &ui::Bars) -> Result<(Manifest, BuiltImage, Bui
     })?;
     let product = plan.product(&image)?;
     let mut mini = plan.mini.clone();
-    mini.candidates = candidates(&plan.places, &plan.image_path(&product));
+    mini.auth = plan.trust.auth(&image)?;
+    let by_hash = image.root_hash.map(|root| root.data_part_uuid());
+    mini.candidates = candidates(&plan.places, &plan.image_path(&product), by_hash);
+    // Any image that is signed will do; one that is not is told by this.
     for candidate in &mut mini.candidates {
-        candidate.expect = image.expect;
+        if !matches!(mini.auth, builder::Auth::Signed(_)) {
+            candidate.expect = image.expect;
+        }
     }
     mini.product.clone_from(&product);
     mini.early.clone_from(&image.early);
     let mini = builder::build_mini(&mini, bars)?;
+    let uki = match &plan.uki {
+        None => None,
+        Some(uki) => Some(uki.build(
+            [UKI, KERNEL, MINI].map(|name| dir.join(name)),
+            &product,
+            &plan.mini.kernel.release,
+            plan.cmdline.as_deref(),
+            bars,
+        )?),
+    };
 
     let manifest = Manifest {
         version: manifest::VERSION,
         product,
         product_version: plan.version.clone(),
         kernel_release: plan.mini.kernel.release.clone(),
-        auth: "none".into(),
+        auth: mini.plan.auth.name().into(),
+        root_hash: image.root_hash.map(|root| root.to_string()),
+        uki: match &uki {
+            Some(_) => Some(Artefact::of(dir, UKI)?),
+            None => None,
+        },
+        uki_signed: plan.uki.as_ref().is_some_and(uki::UkiPlan::signed),
         candidates: mini.plan.candidates.iter().map(Place::from).collect(),
-        image: Artefact::of(dir, IMAGE)?,
+        image: Artefact::of(dir, plan.image_name)?,
         image_uuid: image.expect.uuid.to_string(),
         initrd: Artefact::of(dir, MINI)?,
         kernel: Artefact::of(dir, KERNEL)?,
@@ -75,7 +113,12 @@ fn build(plan: &BuildPlan, bars: &ui::Bars) -> Result<(Manifest, BuiltImage, Bui
     let mut text = serde_json::to_vec_pretty(&manifest)?;
     text.push(b'\n');
     write_whole(&dir.join(manifest::NAME), &text)?;
-    Ok((manifest, image, mini))
+    Ok(Built {
+        manifest,
+        image,
+        mini,
+        uki,
+    })
 }
 
 fn remove(path: &Path) -> Result<()> {

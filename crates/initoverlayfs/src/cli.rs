@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use builder::KeySource;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 
@@ -37,6 +38,12 @@ pub struct Cli {
 pub enum Command {
     /// Build init image and mini-initramfs
     Build(Box<BuildArgs>),
+    /// Make a key and a certificate to sign images with
+    Keygen(KeygenArgs),
+    /// Sign an image or a UKI
+    Sign(SignArgs),
+    /// Check an image as a boot would
+    Verify(VerifyArgs),
     /// Say what a file is and what it contains
     Inspect(InspectArgs),
     /// Put a built set on the ESP, XBOOTLDR or /boot, with a boot entry
@@ -54,9 +61,10 @@ pub enum Command {
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
-  initoverlayfs build --initrd /boot/initrd.img-6.12.0 --auth none
-  initoverlayfs build --generator dracut --modules host --auth none
-  initoverlayfs build --root tree --image-on partition:PARTLABEL=init --auth none")]
+  initoverlayfs build --initrd /boot/initrd.img-6.12.0
+  initoverlayfs build --generator dracut --modules host --uki --cmdline 'root=LABEL=root'
+  initoverlayfs build --initrd initrd.img --key image.key --certificate image.crt
+  initoverlayfs build --root tree --image-on partition")]
 pub struct BuildArgs {
     /// The files of the image.
     #[command(flatten)]
@@ -105,13 +113,14 @@ pub struct BuildArgs {
     ///
     /// `esp`, `xbootldr`: a file on the partition of that type. `boot`: a file
     /// below /boot on the root partition. `file:SELECTOR`: a file on another
-    /// partition. `partition:SELECTOR`: the partition is the image. SELECTOR is
-    /// `PARTLABEL=NAME`, `PARTUUID=GUID` or `TYPE=GUID`.
+    /// partition. `partition:SELECTOR`: the partition is the image; without a
+    /// selector, that with the PARTUUID that a sealed image has by its root hash.
+    /// SELECTOR is `PARTLABEL=NAME`, `PARTUUID=GUID` or `TYPE=GUID`.
     #[arg(long, value_name = "PLACE", default_value = "esp")]
     pub image_on: Vec<PlaceArg>,
 
     /// Path of the image on its partition [default:
-    /// /PRODUCT/VERSION/image.erofs, below /boot for `boot`]
+    /// /PRODUCT/VERSION/image.raw, below /boot for `boot`]
     #[arg(long, value_name = "PATH")]
     pub image_path: Option<String>,
 
@@ -142,16 +151,18 @@ pub struct BuildArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub run_init: Option<PathBuf>,
 
-    /// Kernel arguments for the boot entry, noted for `install` and `run`
+    /// Kernel arguments for the boot entry, noted for `install` and `run`; a UKI
+    /// holds them
     #[arg(long, value_name = "ARGUMENTS")]
     pub cmdline: Option<String>,
 
-    /// How the boot checks that the image is authentic
-    ///
-    /// This version knows only `none`, which must be said: whoever can write
-    /// to the boot partition can then replace the image.
-    #[arg(long, value_name = "HOW", value_enum)]
-    pub auth: Option<AuthArg>,
+    /// How the image proves itself.
+    #[command(flatten)]
+    pub trust: TrustArgs,
+
+    /// The UKI.
+    #[command(flatten)]
+    pub uki: UkiArgs,
 
     /// Print what was built as JSON
     #[arg(long)]
@@ -175,10 +186,191 @@ pub struct SourceArgs {
     pub generator: Option<GeneratorArg>,
 }
 
+/// What makes an image authentic.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Authenticity")]
+pub struct TrustArgs {
+    /// How the image proves to the boot that it is authentic [default: sealed,
+    /// with --key signed]
+    ///
+    /// `sealed`: the mini-initramfs takes only the very image that was built
+    /// with it. `signed`: any image that is signed by a trusted certificate, of
+    /// the same product, and not below --min-version. `none`: every image;
+    /// whoever can write to the boot partition can then replace it.
+    #[arg(long, value_name = "HOW", value_enum)]
+    pub auth: Option<AuthArg>,
+
+    /// Private key that signs the image: a PEM file or a `pkcs11:` URI
+    #[arg(long, value_name = "KEY", requires = "certificate",
+          value_parser = crate::build::parse_key, value_hint = ValueHint::FilePath)]
+    pub key: Option<KeySource>,
+
+    /// The key's certificate, which the boot trusts; PEM or DER
+    #[arg(long, value_name = "FILE", requires = "key", value_hint = ValueHint::FilePath)]
+    pub certificate: Option<PathBuf>,
+
+    /// A further certificate that the boot trusts; may be repeated
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub trust: Vec<PathBuf>,
+
+    /// The least version that a signed image may have
+    #[arg(long, value_name = "VERSION")]
+    pub min_version: Option<String>,
+
+    /// What the kernel does at a block of the image that was changed [default:
+    /// error]
+    #[arg(long, value_name = "ACTION", value_enum)]
+    pub on_corruption: Option<CorruptionArg>,
+
+    /// TPM register that a signed image's root hash is measured into [default: 13]
+    #[arg(long, value_name = "PCR", value_parser = clap::value_parser!(u8).range(0..=23))]
+    pub measure_pcr: Option<u8>,
+
+    /// Do not boot where the measurement cannot be made
+    #[arg(long)]
+    pub measure_required: bool,
+}
+
+/// What makes a UKI.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Unified Kernel Image")]
+pub struct UkiArgs {
+    /// Make a UKI of kernel, mini-initramfs and kernel arguments too
+    #[arg(long)]
+    pub uki: bool,
+
+    /// systemd's stub [default: that under --sysroot]
+    #[arg(long, value_name = "FILE", requires = "uki", value_hint = ValueHint::FilePath)]
+    pub stub: Option<PathBuf>,
+
+    /// Picture (BMP) to show meanwhile
+    #[arg(long, value_name = "FILE", requires = "uki", value_hint = ValueHint::FilePath)]
+    pub splash: Option<PathBuf>,
+
+    /// os-release file by which boot loaders name the UKI [default: that under
+    /// --sysroot]
+    #[arg(long, value_name = "FILE", requires = "uki", value_hint = ValueHint::FilePath)]
+    pub os_release: Option<PathBuf>,
+
+    /// Private key that signs the UKI for Secure Boot: a PEM file or a `pkcs11:`
+    /// URI
+    #[arg(long, value_name = "KEY", requires_all = ["uki", "secure_boot_certificate"],
+          value_parser = crate::build::parse_key, value_hint = ValueHint::FilePath)]
+    pub secure_boot_key: Option<KeySource>,
+
+    /// Its certificate, PEM
+    #[arg(long, value_name = "FILE", requires = "secure_boot_key",
+          value_hint = ValueHint::FilePath)]
+    pub secure_boot_certificate: Option<PathBuf>,
+
+    /// Private key (RSA) that signs the PCR values that booting the UKI gives
+    #[arg(long, value_name = "KEY", requires_all = ["uki", "pcr_public_key"],
+          value_parser = crate::build::parse_key, value_hint = ValueHint::FilePath)]
+    pub pcr_key: Option<KeySource>,
+
+    /// Its public key, PEM
+    #[arg(long, value_name = "FILE", requires = "pcr_key", value_hint = ValueHint::FilePath)]
+    pub pcr_public_key: Option<PathBuf>,
+
+    /// A certificate of it, PEM; needed for a key on a token
+    #[arg(long, value_name = "FILE", requires = "pcr_key", value_hint = ValueHint::FilePath)]
+    pub pcr_certificate: Option<PathBuf>,
+}
+
+/// Arguments of `keygen`.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Makes NAME.key (mode 0600), NAME.crt (PEM) and NAME.der, which openssl writes. \
+Keep the key away from the machines that boot what it signs.")]
+pub struct KeygenArgs {
+    /// First part of the files' names, with the folder
+    #[arg(value_name = "NAME", default_value = "initoverlayfs", value_hint = ValueHint::AnyPath)]
+    pub name: PathBuf,
+
+    /// Kind of key
+    #[arg(long = "type", value_name = "TYPE", value_enum, default_value_t = KeyTypeArg::Rsa4096)]
+    pub key_type: KeyTypeArg,
+
+    /// Name in the certificate [default: initoverlayfs image signing, and the
+    /// last part of NAME]
+    #[arg(long, value_name = "NAME")]
+    pub common_name: Option<String>,
+
+    /// Replace files that are there
+    #[arg(long)]
+    pub force: bool,
+
+    /// Print what was made as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `sign`.
+#[derive(Debug, Args)]
+pub struct SignArgs {
+    /// An image (image.raw), whose signature is added or replaced, or a UKI
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+
+    /// Private key: a PEM file or a `pkcs11:` URI
+    #[arg(long, value_name = "KEY", value_parser = crate::build::parse_key,
+          value_hint = ValueHint::FilePath)]
+    pub key: KeySource,
+
+    /// The key's certificate; PEM or, for an image, DER
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub certificate: PathBuf,
+
+    /// Print what was done as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `verify`.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Every byte is read and proven, and the first range that is not what it should be is \
+named. Of a UKI itself nothing is checked here: use sbverify.")]
+pub struct VerifyArgs {
+    /// The image [default: that of the set in --from]
+    #[arg(value_name = "FILE", required_unless_present = "from", value_hint = ValueHint::FilePath)]
+    pub file: Option<PathBuf>,
+
+    /// What it is checked against.
+    #[command(flatten)]
+    pub against: AgainstArgs,
+
+    /// Print what was checked as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What an image is checked against.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct AgainstArgs {
+    /// This root hash
+    #[arg(long, value_name = "HEX")]
+    pub root_hash: Option<String>,
+
+    /// A signature by this certificate, PEM or DER; may be repeated
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub certificate: Vec<PathBuf>,
+
+    /// A boot plan, or the mini-initramfs or UKI that holds one
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub plan: Option<PathBuf>,
+
+    /// The boot plan of the built set in this folder
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub from: Option<PathBuf>,
+}
+
 /// Arguments of `inspect`.
 #[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// A mini-initramfs, initramfs, boot plan, image, disk, kernel or boot entry
+    /// A mini-initramfs, initramfs, boot plan, image, disk, kernel, UKI, boot
+    /// entry or certificate
     #[arg(value_name = "FILE", value_hint = ValueHint::AnyPath)]
     pub file: PathBuf,
 
@@ -222,7 +414,7 @@ pub struct InstallArgs {
     pub entry_token: installer::EntryToken,
 
     /// Kernel arguments of the entry [default: those given to `build`, else
-    /// /etc/kernel/cmdline, else this boot's]
+    /// /etc/kernel/cmdline, else this boot's]; a UKI carries its own
     #[arg(long, value_name = "ARGUMENTS")]
     pub cmdline: Option<String>,
 
@@ -298,11 +490,41 @@ pub struct ManArgs {
     pub dir: PathBuf,
 }
 
-/// Authenticity, as this version knows it.
+/// How an image proves itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum AuthArg {
-    /// None
+    /// By the root hash in the plan
+    Sealed,
+    /// By a signature
+    Signed,
+    /// Not at all
     None,
+}
+
+/// What the kernel does at a block that was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CorruptionArg {
+    /// The read fails
+    Error,
+    /// The machine restarts
+    Restart,
+    /// The kernel panics
+    Panic,
+}
+
+/// A kind of key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KeyTypeArg {
+    /// RSA, 2048 bits
+    Rsa2048,
+    /// RSA, 3072 bits
+    Rsa3072,
+    /// RSA, 4096 bits
+    Rsa4096,
+    /// ECDSA on P-256
+    P256,
+    /// ECDSA on P-384
+    P384,
 }
 
 /// Compression of the mini-initramfs.

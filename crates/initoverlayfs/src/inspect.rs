@@ -12,13 +12,16 @@ mod initramfs;
 mod kernel;
 mod node;
 mod plan;
+mod trust;
 mod volumes;
 
 use std::io;
+use std::path::Path;
 
 use installer::FileSource;
 use iofs_cpio::Compression;
-use iofs_source::ReadAt;
+use iofs_plan::BootPlan;
+use iofs_source::{ReadAt, Window};
 
 use crate::cli::InspectArgs;
 use crate::error::{CliError, Result};
@@ -58,7 +61,8 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
         ))
         .hint(
             "known are initramfs files, boot plans, EROFS, FAT and ext4 file systems, \
-             GPT disks, Linux kernels, boot entries and compressed files",
+             disk images, GPT disks, Linux kernels, UKIs, boot entries, certificates \
+             and compressed files",
         )
     })?;
     let node = node.named(&path.display().to_string());
@@ -67,6 +71,46 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     }
     node.print();
     Ok(())
+}
+
+/// The boot plan in a file: the file itself, or what a mini-initramfs or a UKI
+/// holds.
+pub(crate) fn plan_in(path: &Path) -> Result<Option<BootPlan>> {
+    let source = FileSource::open(path).map_err(|e| CliError::io("open", path, e))?;
+    let view = View {
+        source: &source,
+        list: false,
+        depth: 0,
+    };
+    let found = plan_in_view(&view);
+    found.map_err(|why| {
+        CliError::new(format!(
+            "{} has no boot plan that can be read",
+            path.display()
+        ))
+        .source(why)
+    })
+}
+
+fn plan_in_view(view: &View<'_>) -> std::result::Result<Option<BootPlan>, String> {
+    if view.bytes(0, 8).as_deref() == Some(b"IOFSPLAN") {
+        return plan::read(view).map(Some);
+    }
+    if view.bytes(0, 2).as_deref() == Some(b"MZ") && view.depth == 0 {
+        let image = iofs_pe::Image::read(view.source).map_err(|e| e.to_string())?;
+        let Some(section) = image.section(".initrd") else {
+            return Ok(None);
+        };
+        let data = section.data();
+        let window = Window::new(view.source, data.start, data.end.saturating_sub(data.start))
+            .map_err(|e| e.to_string())?;
+        return plan_in_view(&View {
+            source: &window,
+            list: false,
+            depth: 1,
+        });
+    }
+    initramfs::plan(view)
 }
 
 /// A source that is looked into.
@@ -88,10 +132,13 @@ impl View<'_> {
             return Ok(Some(Node::new("empty")));
         }
         // In the order of how much each proves: magic numbers first.
-        let steps: [fn(&View<'_>) -> Described; 8] = [
+        let steps: [fn(&View<'_>) -> Described; 11] = [
             plan::describe,
             kernel::describe,
+            trust::program,
+            trust::certificate,
             erofs::describe,
+            trust::disk_image,
             volumes::gpt,
             volumes::ext4,
             initramfs::describe,

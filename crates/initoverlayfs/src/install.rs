@@ -50,6 +50,8 @@ fn print(report: &Report, dry_run: bool) {
     let id = &report.entry_id;
     if report.already_installed() {
         anstream::println!("{id} is already installed.");
+    } else if dry_run && report.entry.is_empty() {
+        anstream::println!("{id} would be installed as a UKI.");
     } else if dry_run {
         anstream::println!(
             "{id} would be installed with this entry:\n\n{}",
@@ -58,7 +60,8 @@ fn print(report: &Report, dry_run: bool) {
     } else {
         anstream::println!(
             "{id} is installed; the default entry is as before. \
-             Try it once with: bootctl set-oneshot {id}.conf"
+             Try it once with: bootctl set-oneshot {}",
+            report.entry_file
         );
     }
 }

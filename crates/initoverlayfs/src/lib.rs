@@ -13,10 +13,13 @@ pub mod cli;
 mod error;
 mod inspect;
 mod install;
+mod keygen;
 mod manual;
 mod place;
 mod run;
+mod sign;
 mod ui;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -43,6 +46,9 @@ fn dispatch(command: cli::Command) -> error::Result<()> {
     use cli::Command;
     match command {
         Command::Build(args) => build::run(*args),
+        Command::Keygen(args) => keygen::run(&args),
+        Command::Sign(args) => sign::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Install(args) => install::run(&args),
         Command::Run(args) => run::run(args),

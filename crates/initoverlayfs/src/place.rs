@@ -17,8 +17,9 @@ pub enum PlaceArg {
     Boot,
     /// A file on another partition.
     File(Selector),
-    /// The partition is the image.
-    Partition(Selector),
+    /// The partition is the image; without a selector, that with the PARTUUID
+    /// that follows from the root hash.
+    Partition(Option<Selector>),
 }
 
 impl FromStr for PlaceArg {
@@ -29,12 +30,15 @@ impl FromStr for PlaceArg {
             "esp" => return Ok(Self::Esp),
             "xbootldr" => return Ok(Self::Xbootldr),
             "boot" => return Ok(Self::Boot),
+            "partition" => return Ok(Self::Partition(None)),
             _ => {}
         }
         match text.split_once(':') {
             Some(("file", which)) => selector(which).map(Self::File),
-            Some(("partition", which)) => selector(which).map(Self::Partition),
-            _ => Err("use esp, xbootldr, boot, file:SELECTOR or partition:SELECTOR".into()),
+            Some(("partition", which)) => selector(which).map(Some).map(Self::Partition),
+            _ => Err(
+                "use esp, xbootldr, boot, file:SELECTOR, partition or partition:SELECTOR".into(),
+            ),
         }
     }
 }
@@ -84,8 +88,9 @@ impl PlaceArg {
         }
     }
 
-    /// The plan's candidate; `path` is the image's path inside the boot folder.
-    fn candidate(&self, name: String, path: &str) -> Candidate {
+    /// The plan's candidate; `path` is the image's path inside the boot folder,
+    /// `by_hash` the partition that a partition without a selector means.
+    fn candidate(&self, name: String, path: &str, by_hash: Option<Uuid>) -> Candidate {
         let file = |path: String| Some(path);
         let (partition, file) = match self {
             Self::Esp => (Selector::TypeGuid(types::ESP), file(path.into())),
@@ -95,7 +100,9 @@ impl PlaceArg {
                 file(format!("/boot{path}")),
             ),
             Self::File(selector) => (selector.clone(), file(path.into())),
-            Self::Partition(selector) => (selector.clone(), None),
+            Self::Partition(Some(selector)) => (selector.clone(), None),
+            // The nil GUID names no partition, and no plan is made of it.
+            Self::Partition(None) => (Selector::PartUuid(by_hash.unwrap_or_default()), None),
         };
         Candidate {
             name,
@@ -116,7 +123,7 @@ fn root_type() -> Uuid {
 }
 
 /// The plan's candidates, each with a name of its own.
-pub(crate) fn candidates(places: &[PlaceArg], path: &str) -> Vec<Candidate> {
+pub(crate) fn candidates(places: &[PlaceArg], path: &str, by_hash: Option<Uuid>) -> Vec<Candidate> {
     let mut made: Vec<Candidate> = Vec::new();
     for place in places {
         let kind = place.name();
@@ -125,7 +132,7 @@ pub(crate) fn candidates(places: &[PlaceArg], path: &str) -> Vec<Candidate> {
             0 => kind.to_owned(),
             _ => format!("{kind}-{}", same + 1),
         };
-        made.push(place.candidate(name, path));
+        made.push(place.candidate(name, path, by_hash));
     }
     made
 }
@@ -140,7 +147,9 @@ mod tests {
         assert_eq!("esp".parse(), Ok(PlaceArg::Esp));
         assert_eq!(
             "partition:LABEL=init".parse(),
-            Ok(PlaceArg::Partition(Selector::PartLabel("init".into())))
+            Ok(PlaceArg::Partition(Some(Selector::PartLabel(
+                "init".into()
+            ))))
         );
         assert_eq!(
             format!("file:PARTUUID={guid}").parse(),
@@ -150,9 +159,9 @@ mod tests {
         );
         assert_eq!(
             "partition:TYPE=linux-generic".parse(),
-            Ok(PlaceArg::Partition(Selector::TypeGuid(
+            Ok(PlaceArg::Partition(Some(Selector::TypeGuid(
                 types::LINUX_GENERIC
-            )))
+            ))))
         );
         for bad in [
             "",
@@ -176,11 +185,13 @@ mod tests {
             PlaceArg::Boot,
             PlaceArg::File(Selector::PartLabel("a".into())),
             PlaceArg::File(Selector::PartLabel("b".into())),
+            PlaceArg::Partition(None),
         ];
-        let made = candidates(&places, "/p/1/image.erofs");
+        let made = candidates(&places, "/p/1/image.erofs", Some(types::ESP));
         let names: Vec<&str> = made.iter().map(|c| c.name.as_str()).collect();
-        assert_eq!(names, ["esp", "boot", "file", "file-2"]);
+        assert_eq!(names, ["esp", "boot", "file", "file-2", "partition"]);
         assert_eq!(made[0].file.as_deref(), Some("/p/1/image.erofs"));
+        assert_eq!(made[4].partition, Selector::PartUuid(types::ESP));
         assert_eq!(made[1].file.as_deref(), Some("/boot/p/1/image.erofs"));
     }
 }

@@ -10,6 +10,8 @@ mod wrap;
 pub use build::expect_of;
 pub(crate) use build::{build, build_with};
 pub use erofs::MkfsErofs;
+pub use wrap::claimed_root;
+pub(crate) use wrap::sign_image;
 
 use crate::error::{Error, Result};
 use crate::progress::Progress;

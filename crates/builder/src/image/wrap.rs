@@ -1,14 +1,15 @@
 //! From a file system to a disk image that proves itself.
 
+use super::Pending;
 use super::file::ImageFile;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::{Progress, Step};
 use crate::sign::Signer;
 use ddi::write::{Image, Options, WriteError};
-use ddi::{Arch, Ddi};
-use iofs_source::ReadAt;
-use iofs_verity::{RootHash, Signature};
+use ddi::{Arch, Ddi, Uuid};
+use iofs_source::{ReadAt, Window};
+use iofs_verity::{RootHash, RootHashError, Signature};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -97,4 +98,74 @@ fn failed(output: &Path, source: WriteError) -> Error {
         format!("the disk image {} cannot be made", output.display()),
     )
     .source(source)
+}
+
+/// Signs an existing disk image: proves it, and writes it anew with the
+/// signature in its place, under its own name, which it keeps until the new one
+/// is whole and proven.
+pub(crate) fn sign_image(
+    path: &Path,
+    signer: &Signer,
+    progress: &dyn Progress,
+) -> Result<RootHash> {
+    let mut clock = Clock::new(progress);
+    let file = ImageFile::open(path)?;
+    let bad = |source: &dyn std::fmt::Display| {
+        Error::new(
+            ErrorKind::Input,
+            format!("{} cannot be signed", path.display()),
+        )
+        .source(source.to_string())
+    };
+    let image = Ddi::read(&file, Arch::NATIVE).map_err(|error| bad(&error))?;
+    let root = claimed_root(&image).map_err(|error| bad(&error))?;
+    // Others' images may have partitions that would be lost.
+    if image.disk_guid != ddi::disk_guid(&root) {
+        return Err(
+            bad(&"it was not made by this program, which would write it anew")
+                .hint("Sign it with what made it, such as systemd-repart."),
+        );
+    }
+    // A signature that is there goes, so it is not to keep the image from being
+    // read; what it signs is proven below.
+    let unsigned = Ddi {
+        signature: None,
+        ..image
+    };
+    let trees = unsigned.trees(&file, &root).map_err(|error| bad(&error))?;
+    let params = &trees.superblock.params;
+    let data =
+        Window::new(&file, image.root.start, params.data_len()).map_err(|error| bad(&error))?;
+    let options = Options {
+        salt: Some(params.salt().to_vec()),
+        ..Options::new(Arch::NATIVE)
+    };
+    let blocks = params.data_blocks();
+    let mut new = clock
+        .step(Step::HashImage, Some(blocks), || {
+            Image::new(&data, options, |done| progress.advance(done))
+        })
+        .map_err(|error| failed(path, error))?;
+    if *new.root_hash() != root {
+        return Err(
+            bad(&"its content does not have the root hash that its partition table says")
+                .hint("It was changed: build it anew."),
+        );
+    }
+    let signature = clock.step(Step::SignImage, None, || signer.sign(&root))?;
+    new.sign(&signature).map_err(|error| failed(path, error))?;
+    let pending = Pending::new(path)?;
+    clock.step(Step::WrapImage, None, || write(&new, pending.path()))?;
+    clock.step(Step::ProveImage, Some(blocks), || {
+        prove(pending.path(), &root, Some(&signature), progress)
+    })?;
+    pending.commit()?;
+    Ok(root)
+}
+
+/// The root hash by the PARTUUIDs of root and verity partition, its two halves.
+/// It is proven only once the image is verified against it.
+pub fn claimed_root(image: &Ddi) -> std::result::Result<RootHash, RootHashError> {
+    let halves = [image.root.part_guid, image.verity.part_guid].map(Uuid::into_bytes);
+    RootHash::from_bytes(&halves.concat())
 }

@@ -254,6 +254,27 @@ pub fn build_uki(request: &UkiRequest, progress: &dyn Progress) -> Result<BuiltU
     Ok(built)
 }
 
+/// Signs a UKI, or another UEFI program, for Secure Boot, in place of itself.
+///
+/// # Errors
+/// As [`build_uki`]; it is as it was then.
+pub fn sign_uki(path: &Path, signing: &UkiSigning, progress: &dyn Progress) -> Result<()> {
+    let signer = sign::Signer::new(signing)?;
+    let input = path
+        .canonicalize()
+        .map_err(Error::io("looking for", path))?;
+    let signed = Pending::new(&input)?;
+    signer.sign(&input, signed.path(), progress)?;
+    let bytes = read_file(signed.path(), MAX_UKI)?;
+    if !Image::read(&bytes).is_ok_and(|image| image.is_signed()) {
+        return Err(Error::new(
+            ErrorKind::Verify,
+            format!("{} has no signature after signing", path.display()),
+        ));
+    }
+    signed.commit()
+}
+
 /// The kernel's headers.
 fn kernel_image(path: &Path, bytes: &[u8]) -> Result<Image> {
     Image::read(bytes).map_err(|source| match source {

@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use builder::{
-    BuiltImage, Compression, Generator, GeneratorRun, HostDisks, ImageCompression, ImageRequest,
-    Kernel, MiniRequest, Modules, OnFailure, Source,
+    BuiltImage, Compression, Container, Generator, GeneratorRun, HostDisks, ImageCompression,
+    ImageRequest, Kernel, MiniRequest, Modules, OnFailure, Source,
 };
 
-use super::{IMAGE, MINI, programs};
+use super::trust::TrustPlan;
+use super::uki::UkiPlan;
+use super::{IMAGE, MINI, PLAIN_IMAGE, programs};
 use crate::cli::{
     BuildArgs, CompressArg, FailureArg, GeneratorArg, ImageCompressArg, ModulesArg, SourceArgs,
 };
@@ -26,22 +28,16 @@ pub(crate) struct BuildPlan {
     pub(crate) places: Vec<PlaceArg>,
     pub(crate) version: String,
     pub(crate) cmdline: Option<String>,
-    product: Option<String>,
+    pub(super) trust: TrustPlan,
+    pub(super) uki: Option<UkiPlan>,
+    /// Name of the image's file.
+    pub(crate) image_name: &'static str,
     image_path: Option<String>,
 }
 
 impl BuildPlan {
     /// Resolves the arguments; reads, but writes nothing.
     pub(crate) fn resolve(args: BuildArgs) -> Result<Self> {
-        if args.auth.is_none() {
-            return Err(CliError::usage(
-                "the image would not be authenticated, and --auth none was not given",
-            )
-            .hint(
-                "this version cannot sign images yet; with `--auth none`, whoever can write \
-                 to the boot partition can replace the image",
-            ));
-        }
         let release = kernel_release(&args)?;
         let version = args.version.clone().unwrap_or_else(|| release.clone());
         check_part("--version", &version)?;
@@ -51,6 +47,17 @@ impl BuildPlan {
         if let Some(path) = &args.image_path {
             check_image_path(path)?;
         }
+        let trust = TrustPlan::resolve(&args.trust, &version)?;
+        if args.image_on.contains(&PlaceArg::Partition(None)) && !trust.sealed() {
+            return Err(CliError::usage(
+                "--image-on partition needs a selector where the image is not sealed",
+            )
+            .hint("use partition:PARTLABEL=NAME, partition:PARTUUID=GUID or partition:TYPE=GUID"));
+        }
+        let image_name = match trust.container() {
+            Container::None => PLAIN_IMAGE,
+            Container::Ddi { .. } => IMAGE,
+        };
         let kernel_image = match &args.kernel {
             Some(path) => path.clone(),
             None => builder::kernel_image(&args.sysroot, &release)?,
@@ -66,9 +73,16 @@ impl BuildPlan {
             modules_dir: args.modules_dir.clone(),
         };
         Ok(Self {
-            image: image_request(&args, &release)?,
+            uki: UkiPlan::resolve(&args.uki, &args.sysroot, &kernel_image)?,
+            image: ImageRequest {
+                version: version.clone(),
+                container: trust.container(),
+                output: args.output.join(image_name),
+                ..image_request(&args, &release)?
+            },
             mini: MiniRequest {
                 modules: modules(&args.modules)?,
+                on_corruption: trust.on_corruption,
                 device_timeout_ms: args.timeout.saturating_mul(1000),
                 on_failure: on_failure(args.on_failure),
                 compression: match args.compress {
@@ -83,21 +97,15 @@ impl BuildPlan {
             places: args.image_on,
             version,
             cmdline: args.cmdline,
-            product: args.product,
+            trust,
+            image_name,
             image_path: args.image_path,
         })
     }
 
-    /// The product: the user's, else that of the system that the image is for.
-    /// An initramfs says of itself what made it, not what it boots: dracut's has
-    /// an os-release of dracut, initramfs-tools' has none.
+    /// The product, which becomes a folder's name.
     pub(crate) fn product(&self, image: &BuiltImage) -> Result<String> {
-        let product = match (&self.product, &self.image.source) {
-            (Some(product), _) => return Ok(product.clone()),
-            (None, Source::Root(_)) => None,
-            (None, _) => builder::product_of(&self.mini.kernel.sysroot),
-        };
-        let product = product.unwrap_or_else(|| image.summary.product.clone());
+        let product = image.summary.product.clone();
         installer::check_name(&product).map_err(|why| {
             CliError::new(format!("the image's own name cannot be used: {why}"))
                 .hint("name the product with --product")
@@ -109,7 +117,7 @@ impl BuildPlan {
     pub(crate) fn image_path(&self, product: &str) -> String {
         match &self.image_path {
             Some(path) => path.clone(),
-            None => format!("/{product}/{}/{IMAGE}", self.version),
+            None => format!("/{product}/{}/{}", self.version, self.image_name),
         }
     }
 }
@@ -177,8 +185,21 @@ fn image_request(args: &BuildArgs, release: &str) -> Result<ImageRequest> {
                 cluster: 65_536,
             },
         },
-        ..ImageRequest::new(source, args.output.join(IMAGE))
+        product: product(args, &source),
+        ..ImageRequest::new(source, PathBuf::new())
     })
+}
+
+/// The product: the user's, else that of the system that the image is for. An
+/// initramfs says of itself what made it, not what it boots: dracut's has an
+/// os-release of dracut, initramfs-tools' has none. Empty for the image's own.
+fn product(args: &BuildArgs, source: &Source) -> String {
+    let known = match (&args.product, source) {
+        (Some(product), _) => Some(product.clone()),
+        (None, Source::Root(_)) => None,
+        (None, _) => builder::product_of(&args.sysroot),
+    };
+    known.unwrap_or_default()
 }
 
 fn source(args: &SourceArgs, sysroot: &Path, release: &str) -> Result<Source> {

@@ -1,9 +1,10 @@
 //! What `build` says at its end.
 
-use builder::{BuiltImage, BuiltMini, ImageSummary, MiniSummary};
+use builder::{Auth, BuiltUki, ImageSummary, MiniSummary};
 use installer::Manifest;
 use serde::Serialize;
 
+use super::Built;
 use super::plan::BuildPlan;
 use crate::ui;
 
@@ -13,21 +14,24 @@ pub(super) struct Json<'a> {
     manifest: &'a Manifest,
     image: &'a ImageSummary,
     mini: &'a MiniSummary,
+    uki: Option<&'a BuiltUki>,
 }
 
 impl<'a> Json<'a> {
-    pub(super) fn new(manifest: &'a Manifest, image: &'a BuiltImage, mini: &'a BuiltMini) -> Self {
+    pub(super) fn new(built: &'a Built) -> Self {
         Self {
-            manifest,
-            image: &image.summary,
-            mini: &mini.summary,
+            manifest: &built.manifest,
+            image: &built.image.summary,
+            mini: &built.mini.summary,
+            uki: built.uki.as_ref(),
         }
     }
 }
 
 /// The summary for people.
-pub(super) fn print(plan: &BuildPlan, manifest: &Manifest, image: &BuiltImage, mini: &BuiltMini) {
-    let (image, mini) = (&image.summary, &mini.summary);
+pub(super) fn print(plan: &BuildPlan, built: &Built) {
+    let manifest = &built.manifest;
+    let (image, mini) = (&built.image.summary, &built.mini.summary);
     let row = |name: &str, size: u64, note: String| vec![name.into(), ui::size(size), note];
     let mut rows = Vec::new();
     if image.input_bytes > 0 {
@@ -74,14 +78,42 @@ pub(super) fn print(plan: &BuildPlan, manifest: &Manifest, image: &BuiltImage, m
         manifest.kernel.size,
         manifest.kernel_release.clone(),
     ));
+    if let (Some(uki), Some(artefact)) = (&built.uki, &manifest.uki) {
+        let note = match uki.signed {
+            true => "signed for Secure Boot".into(),
+            false => "not signed for Secure Boot".into(),
+        };
+        rows.push(row(&artefact.name, uki.bytes, note));
+    }
     ui::table(&["", "size", ""], &rows);
     for sentence in &image.adjustments {
         anstream::println!("Adjusted: {sentence}");
     }
     anstream::println!(
-        "{} {} is in {}. The boot does not check who made the image (--auth none).",
+        "{} {} is in {}. {}",
         manifest.product,
         manifest.product_version,
-        plan.output.display()
+        plan.output.display(),
+        trust(plan, built)
     );
+}
+
+/// What the boot takes for authentic, as a sentence.
+fn trust(plan: &BuildPlan, built: &Built) -> String {
+    match &built.mini.plan.auth {
+        Auth::None => "The boot does not check who made the image (--auth none).".into(),
+        Auth::Sealed(root) => format!("The boot takes only this image, root hash {root}."),
+        Auth::Signed(signed) => {
+            let count = signed.certificates.len();
+            let by = match count {
+                1 => "a signature by one certificate".to_owned(),
+                _ => format!("a signature by one of {count} certificates"),
+            };
+            let yet = match plan.trust.unsigned() {
+                true => "; this one has none yet: use `initoverlayfs sign`",
+                false => "",
+            };
+            format!("The boot takes images of this product with {by}{yet}.")
+        }
+    }
 }

@@ -15,6 +15,8 @@ struct Content {
     list: bool,
     files: Vec<Listed>,
     plan: Option<Node>,
+    /// The plan itself, or why it cannot be read.
+    decoded: Option<Result<BootPlan, String>>,
     modules: Vec<Listed>,
     storage_init: Option<u64>,
 }
@@ -42,16 +44,39 @@ pub(super) fn describe(view: &View<'_>) -> Described {
         list: view.list,
         ..Content::default()
     };
+    Ok(Some(match read(&bytes, &mut content)? {
+        Walked::Segments(segments) => content.node(bytes.len(), segments),
+        Walked::Other(node) => node,
+    }))
+}
+
+/// The boot plan in it, as the kernel would leave it: of several the last.
+pub(super) fn plan(view: &View<'_>) -> Result<Option<BootPlan>, String> {
+    let bytes = view.whole("an initramfs")?;
+    let mut content = Content::default();
+    read(&bytes, &mut content)?;
+    content.decoded.transpose()
+}
+
+/// What a file with segments turned out to be.
+enum Walked {
+    Segments(Vec<Node>),
+    /// A compressed file that is no initramfs.
+    Other(Node),
+}
+
+/// Walks through all segments.
+fn read(bytes: &[u8], content: &mut Content) -> Result<Walked, String> {
     let mut segments = Vec::new();
     let mut at = 0;
     let mut unpacked = 0u64;
     while segments.len() < MAX_SEGMENTS {
-        let segment = next_segment(&bytes, at).map_err(|e| e.to_string())?;
+        let segment = next_segment(bytes, at).map_err(|e| e.to_string())?;
         let (node, end, size) = match segment.kind {
             SegmentKind::End => break,
             SegmentKind::Cpio => {
                 let mut counts = Counts::default();
-                let end = archive(&bytes, segment.start, &mut counts, &mut content)?;
+                let end = archive(bytes, segment.start, &mut counts, content)?;
                 let size = end.saturating_sub(segment.start);
                 (counts.node("none"), end, size)
             }
@@ -61,11 +86,11 @@ pub(super) fn describe(view: &View<'_>) -> Described {
                 let member = decode::member(format, rest, limit)
                     .map_err(|why| format!("the segment at offset {}: {why}", segment.start))?;
                 if segments.is_empty() && !is_archive(&member.data) {
-                    return Ok(Some(compressed(format, &bytes, &member)));
+                    return Ok(Walked::Other(compressed(format, bytes, &member)));
                 }
                 unpacked = unpacked.saturating_add(member.data.len() as u64);
                 let mut counts = Counts::default();
-                archives(&member.data, &mut counts, &mut content).map_err(|why| {
+                archives(&member.data, &mut counts, content).map_err(|why| {
                     format!("inside the segment at offset {}: {why}", segment.start)
                 })?;
                 let end = segment.start.saturating_add(member.consumed.max(1));
@@ -80,7 +105,7 @@ pub(super) fn describe(view: &View<'_>) -> Described {
         );
         at = end;
     }
-    Ok(Some(content.node(bytes.len(), segments)))
+    Ok(Walked::Segments(segments))
 }
 
 /// A compressed file that is no initramfs.
@@ -171,10 +196,12 @@ impl Content {
         let path = format!("/{}", String::from_utf8_lossy(&path));
         let regular = entry.file_type() == FileType::Regular;
         if path == PATH && regular {
-            self.plan = Some(match BootPlan::decode(entry.data) {
-                Ok(decoded) => plan::node(&decoded, entry.data.len(), self.list),
-                Err(error) => Node::new("boot-plan").fact("damaged", error.to_string()),
+            let decoded = BootPlan::decode(entry.data).map_err(|error| error.to_string());
+            self.plan = Some(match &decoded {
+                Ok(decoded) => plan::node(decoded, entry.data.len(), self.list),
+                Err(why) => Node::new("boot-plan").fact("damaged", why.as_str()),
             });
+            self.decoded = Some(decoded);
         }
         if path == "/init" && regular {
             self.storage_init = Some(entry.data.len() as u64);

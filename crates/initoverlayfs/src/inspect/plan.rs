@@ -1,14 +1,13 @@
 //! Boot plans.
 
-use iofs_plan::{BootPlan, MAX_LEN, Role, VERSION};
+use builder::TrustedCertificate;
+use iofs_plan::{Auth, BootPlan, MAX_LEN, OnCorruption, Role, VERSION};
 
 use super::node::{Fact, Node};
 use super::{Described, View};
 
-pub(super) fn describe(view: &View<'_>) -> Described {
-    if view.bytes(0, 8).as_deref() != Some(b"IOFSPLAN") {
-        return Ok(None);
-    }
+/// The plan that the source is.
+pub(super) fn read(view: &View<'_>) -> Result<BootPlan, String> {
     if view.source.size() > MAX_LEN as u64 {
         return Err(format!(
             "a boot plan has at most {MAX_LEN} bytes; this has {}",
@@ -16,8 +15,16 @@ pub(super) fn describe(view: &View<'_>) -> Described {
         ));
     }
     let bytes = view.whole("a boot plan")?;
-    let plan = BootPlan::decode(&bytes).map_err(|e| e.to_string())?;
-    Ok(Some(node(&plan, bytes.len(), view.list)))
+    BootPlan::decode(&bytes).map_err(|e| e.to_string())
+}
+
+pub(super) fn describe(view: &View<'_>) -> Described {
+    if view.bytes(0, 8).as_deref() != Some(b"IOFSPLAN") {
+        return Ok(None);
+    }
+    let plan = read(view)?;
+    let size = usize::try_from(view.source.size()).unwrap_or(usize::MAX);
+    Ok(Some(node(&plan, size, view.list)))
 }
 
 /// The plan's outline; its modules and aliases where `list` asks for them.
@@ -38,12 +45,13 @@ pub(super) fn node(plan: &BootPlan, size: usize, list: bool) -> Node {
         };
         format!("{}: {place}; expects {uuid}, {size}", candidate.name)
     });
-    let mut node = Node::new("boot-plan")
+    let node = Node::new("boot-plan")
         .fact("size", Fact::size(size))
         .fact("format_version", Fact::number(VERSION))
         .fact("product", plan.product.as_str())
         .fact("kernel_release", plan.kernel_release.as_str())
-        .fact("auth", plan.auth.name())
+        .fact("auth", plan.auth.name());
+    let mut node = trust(node, plan)
         .fact("candidates", candidates.collect::<Vec<_>>())
         .fact("inits", plan.inits.clone())
         .fact("device_timeout_ms", Fact::number(plan.device_timeout_ms))
@@ -83,4 +91,35 @@ fn role(role: Role) -> &'static str {
         Role::Mapping => "mapping",
         Role::Bus => "bus",
     }
+}
+
+/// Whom the plan trusts.
+fn trust(node: Node, plan: &BootPlan) -> Node {
+    let node = match &plan.auth {
+        Auth::None => return node,
+        Auth::Sealed(root) => node.fact("root_hash", root.to_string()),
+        Auth::Signed(signed) => {
+            let certificates = signed.certificates.iter().map(|der| {
+                match TrustedCertificate::from_der(der.clone()) {
+                    Ok(certificate) => format!(
+                        "{}, SHA-256 {}",
+                        certificate.describe(),
+                        certificate.fingerprint()
+                    ),
+                    Err(error) => error.to_string(),
+                }
+            });
+            let least = Some(signed.min_version.as_str()).filter(|least| !least.is_empty());
+            node.fact("certificates", certificates.collect::<Vec<_>>())
+                .fact_if("min_version", least)
+                .fact("measure_pcr", Fact::number(signed.measure.pcr))
+                .fact("measure_required", signed.measure.required)
+        }
+    };
+    let action = match plan.on_corruption {
+        OnCorruption::Error => "error",
+        OnCorruption::Restart => "restart",
+        OnCorruption::Panic => "panic",
+    };
+    node.fact("on_corruption", action)
 }

@@ -45,7 +45,10 @@ pub(super) fn make(path: &Path, set: &BuiltSet, place: &Place, cmdline: &str) ->
         cmdline: Some(cmdline.into()),
         dry_run: false,
     };
-    installer::install(&root, set, &options, &Silent)?;
+    // A UKI has its own arguments; a run has more.
+    let mut set = set.clone();
+    set.manifest.uki = None;
+    installer::install(&root, &set, &options, &Silent)?;
     add_loader(&esp, file, cmdline)?;
 
     let size: u64 = set.artefacts().iter().map(|a| a.size).sum();

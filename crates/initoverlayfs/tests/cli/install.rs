@@ -19,6 +19,9 @@ fn set(dir: &Path) {
         product_version: "1".into(),
         kernel_release: "6.12".into(),
         auth: "none".into(),
+        root_hash: None,
+        uki: None,
+        uki_signed: false,
         candidates: vec![Place {
             name: "esp".into(),
             partition: Partition::TypeGuid(installer::ESP_TYPE.to_string()),
