@@ -110,15 +110,20 @@ fn build(plan: &BuildPlan, bars: &ui::Bars) -> Result<Built> {
         kernel: Artefact::of(dir, KERNEL)?,
         cmdline: plan.cmdline.clone(),
     };
-    let mut text = serde_json::to_vec_pretty(&manifest)?;
-    text.push(b'\n');
-    write_whole(&dir.join(manifest::NAME), &text)?;
+    write_manifest(dir, &manifest)?;
     Ok(Built {
         manifest,
         image,
         mini,
         uki,
     })
+}
+
+/// Writes the manifest of the set in `dir`.
+pub(crate) fn write_manifest(dir: &Path, manifest: &Manifest) -> Result<()> {
+    let mut text = serde_json::to_vec_pretty(manifest)?;
+    text.push(b'\n');
+    write_whole(&dir.join(manifest::NAME), &text)
 }
 
 fn remove(path: &Path) -> Result<()> {

@@ -329,8 +329,8 @@ pub struct SignArgs {
 /// Arguments of `verify`.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-Every byte is read and proven, and the first range that is not what it should be is \
-named. Of a UKI itself nothing is checked here: use sbverify.")]
+Every block that a boot could read is proven, and the first range that is not what it \
+should be is named. Of a UKI itself nothing is checked here: use sbverify.")]
 pub struct VerifyArgs {
     /// The image [default: that of the set in --from]
     #[arg(value_name = "FILE", required_unless_present = "from", value_hint = ValueHint::FilePath)]

@@ -287,3 +287,20 @@ pub(crate) fn plain(source: Source, output: PathBuf) -> ImageRequest {
         ..ImageRequest::new(source, output)
     }
 }
+
+/// The listing of an image of a tree: what the builder itself puts in is left
+/// out, and its folders where the tree had none.
+pub(crate) fn listing_of_image(
+    root: &Path,
+    expected: &BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
+    let mut found = listing(root);
+    let ours = "usr/lib/initoverlayfs/image-release";
+    assert!(found.remove(ours).is_some(), "the image says what it is");
+    for folder in ["usr/lib/initoverlayfs", "usr/lib", "usr"] {
+        if !expected.contains_key(folder) {
+            found.remove(folder);
+        }
+    }
+    found
+}

@@ -10,6 +10,9 @@ fn help_shows_every_command_and_the_exit_status() {
         "build",
         "inspect",
         "install",
+        "keygen",
+        "sign",
+        "verify",
         "run",
         "completions",
         "Exit status",
@@ -43,16 +46,34 @@ fn a_build_needs_one_source() {
 }
 
 #[test]
-fn a_build_without_authenticity_must_be_asked_for() {
-    let ran = run(["build", "--initrd", "/nonexistent"]);
-    assert_eq!(ran.code, 2);
-    assert!(
-        ran.stderr.contains("not be authenticated"),
-        "{}",
-        ran.stderr
-    );
-    assert!(ran.stderr.contains("hint:"), "{}", ran.stderr);
-    assert!(ran.stderr.contains("--auth none"), "{}", ran.stderr);
+fn options_that_mean_nothing_together_are_refused() {
+    // An option that means nothing with another is refused by name.
+    for (args, words) in [
+        (&["--auth", "signed"][..], ["somebody", "keygen"]),
+        (
+            &["--auth", "none", "--min-version", "1"],
+            ["--min-version", "--auth none"],
+        ),
+        (
+            &["--auth", "none", "--on-corruption", "panic"],
+            ["--on-corruption", "none"],
+        ),
+        (&["--auth", "sealed", "--trust", "x"], ["--trust", "sealed"]),
+        (&["--measure-pcr", "11"], ["--measure-pcr", "sealed"]),
+        (&["--key", "x"], ["--certificate", "required"]),
+        (&["--stub", "x"], ["--uki", "required"]),
+        (
+            &["--auth", "none", "--image-on", "partition"],
+            ["selector", "PARTLABEL"],
+        ),
+    ] {
+        let base = ["build", "--initrd", "x", "--kernel-release", "6.12"];
+        let ran = run(base.iter().chain(args));
+        assert_eq!(ran.code, 2, "{args:?}: {}", ran.stderr);
+        for word in words {
+            assert!(ran.stderr.contains(word), "{args:?}: {}", ran.stderr);
+        }
+    }
 }
 
 #[test]
@@ -94,7 +115,9 @@ fn every_command_has_a_man_page() {
     let dir = tempfile::tempdir().unwrap();
     let ran = run([std::ffi::OsStr::new("man"), dir.path().as_os_str()]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
-    for page in ["", "-build", "-inspect", "-install", "-run"] {
+    for page in [
+        "", "-build", "-keygen", "-sign", "-verify", "-inspect", "-install", "-run",
+    ] {
         let path = dir.path().join(format!("initoverlayfs{page}.1"));
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.contains(".TH"), "{page}");

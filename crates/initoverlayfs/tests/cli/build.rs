@@ -12,12 +12,12 @@ const RELEASE: &str = "6.12.1-test";
 
 /// Where the build's inputs are made: an initramfs with an early segment, a
 /// kernel that says its release, and something in the place of storage-init.
-struct Inputs {
-    dir: tempfile::TempDir,
+pub(crate) struct Inputs {
+    pub(crate) dir: tempfile::TempDir,
 }
 
 impl Inputs {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         shell(
             dir.path(),
@@ -48,12 +48,12 @@ impl Inputs {
         Self { dir }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// Arguments of a build into `out`, without `--auth none`.
-    fn args(&self, out: &str) -> Vec<OsString> {
+    pub(crate) fn args(&self, out: &str) -> Vec<OsString> {
         let mut args: Vec<OsString> = vec!["build".into()];
         for (flag, value) in [
             ("--initrd", self.path("initrd")),
@@ -76,12 +76,12 @@ impl Inputs {
     }
 }
 
-fn inspect(path: &Path) -> Value {
+pub(crate) fn inspect(path: &Path) -> Value {
     let args = ["inspect", "--json", "--list"].map(OsString::from);
     json(args.into_iter().chain([path.into()]))
 }
 
-fn part<'a>(node: &'a Value, kind: &str) -> &'a Value {
+pub(crate) fn part<'a>(node: &'a Value, kind: &str) -> &'a Value {
     let parts = node["parts"].as_array().unwrap();
     let found = parts.iter().find(|part| part["kind"] == kind);
     found.unwrap_or_else(|| panic!("no {kind} in {node}"))

@@ -8,3 +8,4 @@ mod build;
 mod common;
 mod inspect;
 mod install;
+mod trust;
