@@ -6,8 +6,8 @@
 //! else that is read here (partition table, verity superblock, signature) is
 //! hostile until it has led to that root hash.
 //!
-//! The first block of the file system is proven here already, up to the root
-//! hash: a damaged or foreign image is told with its place, and the next
+//! The start of the file system is proven here already, up to the root hash, and
+//! with it the size that its superblock gives: a damaged or foreign image is told with its place, and the next
 //! candidate tried, where the kernel would only say that it cannot mount it.
 
 use alloc::format;
@@ -23,6 +23,10 @@ use crate::report::Failure;
 
 /// The architecture whose partitions are the image's.
 pub const ARCH: Arch = Arch::NATIVE;
+
+/// How much of the file system is proven here, in bytes: its superblock lies in
+/// it, whatever the size of a block under the tree.
+const PROVEN_HERE: u64 = 4096;
 
 /// What the plan trusts.
 #[derive(Debug)]
@@ -115,8 +119,13 @@ impl Proof {
         let signature = ddi.signature(source).map_err(|e| e.to_string())?;
         let (root, reason) = trust.root_hash(signature.as_ref())?;
         let trees = ddi.trees(source, &root).map_err(|e| e.to_string())?;
+        let blocks = PROVEN_HERE.div_ceil(trees.superblock.params.data_block_size().into());
         ddi.verifier(source, &trees)
-            .and_then(|verifier| verifier.verify(0..1, |_| {}).map_err(|f| ddi.locate(f)))
+            .and_then(|verifier| {
+                verifier
+                    .verify(0..blocks, |_| {})
+                    .map_err(|f| ddi.locate(f))
+            })
             .map_err(|error| error.to_string())?;
         Ok(Self {
             ddi,
