@@ -13,6 +13,8 @@
     reason = "clippy does not see that this is a test: it has no harness"
 )]
 
+#[path = "uml/anatomy.rs"]
+mod anatomy;
 #[path = "uml/faults.rs"]
 mod faults;
 #[path = "uml/ground.rs"]
