@@ -78,6 +78,29 @@ impl Sealed {
         core::iter::once(options).chain(sectors).collect()
     }
 
+    /// Images that differ from this one in what no hash covers: each PARTUUID,
+    /// and the root hash that the signature is of.
+    pub(crate) fn near_misses(&self) -> Vec<Vec<u8>> {
+        let entries = TABLE - 32 * SECTOR;
+        let signature = self.found.signature.as_ref();
+        let signature = signature.and_then(|part| usize::try_from(part.start).ok());
+        // In the first two entries, the GUID's last byte; in the object, a digit.
+        [entries + 31, entries + 128 + 31]
+            .into_iter()
+            .chain(signature.map(|start| start + 20))
+            .filter_map(|at| {
+                let sector = self
+                    .sectors
+                    .iter()
+                    .position(|&start| start == at / SECTOR * SECTOR)?;
+                let mut input = self.input(RESEAL);
+                let byte = input.get_mut(1 + sector * SECTOR + at % SECTOR)?;
+                *byte = if *byte == b'0' { b'1' } else { b'0' };
+                Some(input)
+            })
+            .collect()
+    }
+
     /// The bytes of a partition.
     fn part(&self, part: &Part) -> &[u8] {
         let bytes = usize::try_from(part.start)
@@ -155,7 +178,8 @@ impl ReadAt for Sparse<'_> {
 ///   sealed with it (or the hash block over them), wherever its partition table
 ///   says that they are;
 /// * one processor and all find the same; a fault lies inside the image;
-/// * what is accepted has no signature, or one of this root hash.
+/// * what is accepted has the PARTUUIDs of this root hash, and no signature or
+///   one of it.
 pub fn ddi(data: &[u8]) {
     let (Some((&options, sectors)), Some(sealed)) = (data.split_first(), sealed()) else {
         return;
@@ -199,6 +223,8 @@ fn accepted(sealed: &Sealed, found: &Ddi, image: &Sparse<'_>) {
     let mut data = vec![0; usize::try_from(len).unwrap_or(0)];
     assert_eq!(image.read_at(found.root.start, &mut data), Ok(()));
     sealed.check_accepted(&data);
+    assert_eq!(found.root.part_guid, sealed.root.data_part_uuid());
+    assert_eq!(found.verity.part_guid, sealed.root.verity_part_uuid());
     match found.signature(image) {
         Ok(Some(signature)) => assert_eq!(signature.root, sealed.root),
         Ok(None) => {}

@@ -58,7 +58,9 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         }
         "verifier" => {
             let devices = verity::sealed().iter();
-            devices.map(verity::Sealed::input).collect()
+            devices
+                .flat_map(|device| [device.input(), device.shortened()])
+                .collect()
         }
         "signature" => verity::signatures(),
         "certificate" => trust::certificates(),
@@ -66,7 +68,10 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "ddi" => {
             let image = images::sealed().into_iter();
             image
-                .flat_map(|image| [image.input(0), image.input(RESEAL)])
+                .flat_map(|image| {
+                    let whole = [image.input(0), image.input(RESEAL)];
+                    whole.into_iter().chain(image.near_misses())
+                })
                 .collect()
         }
         "pe" => vec![pe()],

@@ -109,6 +109,17 @@ impl Sealed {
         [&split.to_le_bytes()[..], &self.hashes, &self.data].concat()
     }
 
+    /// The same with another number of blocks in the superblock, which only the
+    /// rest of a hash block gives away.
+    pub(crate) fn shortened(&self) -> Vec<u8> {
+        let mut input = self.input();
+        // The number is at byte 72 of the superblock.
+        if let Some(blocks) = input.get_mut(2 + 72) {
+            *blocks -= 1;
+        }
+        input
+    }
+
     /// What a superblock can make of the device without breaking the tree: see
     /// the documentation of the crate. A hash block can stand where data is
     /// expected, no byte can be another.
