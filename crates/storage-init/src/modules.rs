@@ -29,6 +29,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use iofs_cmdline::{Cmdline, Param};
 use iofs_plan::{BootPlan, Role};
 use kernel_abi::process::{self, Child, Ended};
 use kernel_abi::{Errno, clock, file, module};
@@ -36,6 +37,7 @@ use kernel_abi::{Errno, clock, file, module};
 use crate::log::Log;
 use crate::paths::Paths;
 use crate::schedule::{Schedule, State};
+use crate::settings::MAX_CMDLINE;
 
 /// How long a module may take before the boot goes on without it, in
 /// microseconds. SCSI host adapters can take several seconds.
@@ -71,6 +73,8 @@ struct Job {
 pub struct Loader<'p> {
     plan: &'p BootPlan,
     folder: String,
+    /// The kernel command line, with parameters for modules.
+    cmdline: Vec<u8>,
     schedule: Schedule<'p>,
     workers: usize,
     /// Running workers; `children` and `jobs` go in step.
@@ -95,6 +99,8 @@ impl<'p> Loader<'p> {
         Self {
             plan,
             folder: paths.modules.clone(),
+            // Whether it can be read has been said with the settings.
+            cmdline: file::read(&paths.cmdline, MAX_CMDLINE).unwrap_or_default(),
             schedule: Schedule::new(plan),
             workers: process::cpus().clamp(2, MAX_WORKERS),
             children: Vec::new(),
@@ -212,8 +218,9 @@ impl<'p> Loader<'p> {
             return;
         };
         let path = file::join(&self.folder, &module.file);
+        let params = params(&module.name, &module.params, &self.cmdline);
         let started = clock::micros();
-        match process::fork(|| exit_status(module::load(&path, &module.params))) {
+        match process::fork(|| exit_status(module::load(&path, &params))) {
             Ok(child) => {
                 self.children.push(child);
                 self.jobs.push(Job { index, started });
@@ -221,7 +228,7 @@ impl<'p> Loader<'p> {
             Err(error) => {
                 // Without workers there is still this process.
                 log.warn(format_args!("{error}; loading {} here", module.name));
-                let errno = exit_status(module::load(&path, &module.params));
+                let errno = exit_status(module::load(&path, &params));
                 self.settle(Job { index, started }, errno, log);
             }
         }
@@ -308,6 +315,39 @@ impl<'p> Loader<'p> {
     }
 }
 
+/// A module's parameters: the plan's, then those that the kernel command line
+/// has as `MODULE.NAME=VALUE`, of which the kernel itself takes only those of
+/// what is built in. The last one wins, as with modprobe.
+fn params(module: &str, planned: &str, cmdline: &[u8]) -> String {
+    let mut params = String::from(planned);
+    for param in Cmdline::parse(cmdline).iter() {
+        let Some(dot) = param.name.iter().position(|&byte| byte == b'.') else {
+            continue;
+        };
+        let (owner, name) = param.name.split_at(dot);
+        let owner = Param {
+            name: owner,
+            value: None,
+        };
+        let name = core::str::from_utf8(name.get(1..).unwrap_or_default());
+        let (true, Ok(name)) = (owner.is(module), name) else {
+            continue;
+        };
+        if !params.is_empty() {
+            params.push(' ');
+        }
+        params.push_str(name);
+        match (param.value, param.value_str()) {
+            (None, _) => {}
+            (_, Some(value)) if value.contains(char::is_whitespace) => {
+                params += &format!("=\"{value}\"");
+            }
+            (_, value) => params += &format!("={}", value.unwrap_or_default()),
+        }
+    }
+    params
+}
+
 /// An errno as a worker's exit status.
 fn exit_status(result: kernel_abi::Result<()>) -> u8 {
     match result {
@@ -381,6 +421,18 @@ mod tests {
             ["pci:v1AF4", "virtio:d2v1AF4"]
         );
         assert!(modaliases("/no/such/sys").is_empty());
+    }
+
+    #[test]
+    fn parameters_come_from_the_plan_and_from_the_command_line() {
+        let line = b"dm_verity.require_signatures=1 dm-verity.x=\"a b\" quiet dm_mod.y=2 \
+                     dm_verity.flag .=1 dm_verity -- dm_verity.z=1";
+        assert_eq!(
+            params("dm_verity", "keyring_unsealed=1", line),
+            "keyring_unsealed=1 require_signatures=1 x=\"a b\" flag"
+        );
+        assert_eq!(params("dm_verity", "", b"dm_verity.a=1"), "a=1");
+        assert_eq!(params("dm_verity", "", b""), "");
     }
 
     #[test]

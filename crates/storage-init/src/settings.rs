@@ -15,7 +15,7 @@ use crate::paths::Paths;
 use crate::report::{DEFAULT_WAIT_MS, Failure, join};
 
 /// The longest command line that any architecture's kernel takes, and some.
-const MAX_CMDLINE: usize = 65_536;
+pub(crate) const MAX_CMDLINE: usize = 65_536;
 
 /// The plan with the command line's choices applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
