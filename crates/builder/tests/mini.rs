@@ -30,6 +30,10 @@ kernel/crypto/crc32c_generic.ko:
 kernel/fs/overlayfs/overlay.ko:
 kernel/drivers/block/loop.ko:
 kernel/drivers/md/dm-mod.ko:
+kernel/drivers/md/dm-bufio.ko: kernel/drivers/md/dm-mod.ko
+kernel/lib/reed_solomon/reed_solomon.ko:
+kernel/drivers/md/dm-verity.ko: kernel/drivers/md/dm-bufio.ko kernel/lib/reed_solomon/reed_solomon.ko kernel/drivers/md/dm-mod.ko
+kernel/crypto/sha256_generic.ko:
 kernel/drivers/block/virtio_blk.ko: kernel/drivers/virtio/virtio_ring.ko
 kernel/drivers/virtio/virtio_ring.ko:
 kernel/drivers/scsi/scsi_common.ko:
@@ -221,6 +225,96 @@ fn an_image_in_a_partition_needs_no_mapping() {
     request.candidates[0].file = None;
     let built = build_mini(&request, &Silent).unwrap();
     assert!(!names(&built).contains(&"loop") && !names(&built).contains(&"dm_mod"));
+}
+
+#[test]
+fn dm_verity_comes_where_something_is_to_be_proven() {
+    need(&["objcopy"]);
+    let kernel = FakeKernel::new();
+    let mut request = kernel.request(Modules::Drivers(vec!["virtio_blk".into()]));
+    request.candidates[0].file = None;
+    let plain = build_mini(&request, &Silent).unwrap();
+    assert!(!names(&plain).contains(&"dm_verity"));
+
+    request.auth = Auth::Sealed(builder::RootHash::from_bytes(&[7; 32]).unwrap());
+    let built = build_mini(&request, &Silent).unwrap();
+    assert_eq!(built.plan.auth, request.auth);
+    let (verity, needs) = module(&built.plan, "dm_verity");
+    assert_eq!(verity.role, Role::Image);
+    assert_eq!(verity.params, "");
+    assert_eq!(needs, ["reed_solomon", "dm_bufio"]);
+    // The modules of this kernel have no SHA-256 inside the kernel.
+    for name in [
+        "dm_verity",
+        "dm_bufio",
+        "reed_solomon",
+        "dm_mod",
+        "sha256_generic",
+    ] {
+        assert!(module(&built.plan, name).0.required, "{name}");
+    }
+
+    // The parameter is given where the module knows it and the plan signs.
+    let modules = kernel.path().join("usr/lib/modules/6.0");
+    sh(
+        kernel.path(),
+        &format!(
+            "printf 'name=dm_verity\\0parm=keyring_unsealed:Leave it open\\0' > modinfo
+             objcopy --add-section .modinfo=modinfo /bin/true '{}'",
+            modules.join("kernel/drivers/md/dm-verity.ko").display()
+        ),
+    );
+    let built = build_mini(&request, &Silent).unwrap();
+    assert_eq!(module(&built.plan, "dm_verity").0.params, "");
+    let certificate = fs::read(own_certificate(kernel.path())).unwrap();
+    request.auth = Auth::Signed(builder::Signed {
+        certificates: vec![certificate],
+        ..builder::Signed::default()
+    });
+    kernel.modprobe_d("options dm_verity prefetch_cluster=0\n");
+    let built = build_mini(&request, &Silent).unwrap();
+    assert_eq!(
+        module(&built.plan, "dm_verity").0.params,
+        "prefetch_cluster=0 keyring_unsealed=1"
+    );
+
+    // Inside the kernel there is nothing to load.
+    let dep = DEP
+        .lines()
+        .filter(|line| !line.starts_with("kernel/drivers/md/dm-") && !line.contains("sha256"))
+        .map(|line| format!("{line}\n"))
+        .collect::<String>();
+    fs::write(modules.join("modules.dep"), dep).unwrap();
+    fs::write(
+        modules.join("modules.builtin"),
+        "kernel/drivers/md/dm-mod.ko\nkernel/drivers/md/dm-verity.ko\nkernel/crypto/sha256_generic.ko\n",
+    )
+    .unwrap();
+    let built = build_mini(&request, &Silent).unwrap();
+    assert!(
+        !names(&built)
+            .iter()
+            .any(|name| name.contains("dm_") || name.contains("sha256"))
+    );
+    // A kernel without it cannot prove anything.
+    fs::write(modules.join("modules.builtin"), "").unwrap();
+    let error = build_mini(&request, &Silent).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Modules);
+    assert!(error.advice().unwrap().contains("dm-verity"));
+}
+
+/// A certificate in DER.
+fn own_certificate(dir: &Path) -> PathBuf {
+    let request = builder::KeygenRequest {
+        key: dir.join("k.key"),
+        certificate: dir.join("k.crt"),
+        certificate_der: dir.join("k.der"),
+        key_type: builder::KeyType::P256,
+        common_name: "Test".into(),
+        force: false,
+    };
+    builder::keygen(&request).unwrap();
+    request.certificate_der
 }
 
 #[test]

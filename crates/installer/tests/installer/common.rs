@@ -89,6 +89,18 @@ impl Fixture {
         fixture
     }
 
+    /// The same set, sealed and with a UKI.
+    pub(crate) fn with_uki() -> Self {
+        let mut fixture = Self::new();
+        let out = fixture.set.dir.clone();
+        fs::write(out.join("initoverlayfs.efi"), vec![6u8; (1 << 20) + 9]).unwrap();
+        let manifest = &mut fixture.set.manifest;
+        manifest.auth = "sealed".into();
+        manifest.uki = Some(Artefact::of(&out, "initoverlayfs.efi").unwrap());
+        manifest.cmdline = Some("root=LABEL=a quiet".into());
+        fixture
+    }
+
     pub(crate) fn root(&self) -> PathBuf {
         self.dir.path().join("root")
     }
@@ -233,7 +245,10 @@ impl Faulty {
             let kept = loss == Loss::UnsyncedButEntries;
             match pending {
                 Pending::Created(path) | Pending::Renamed { to: path, .. }
-                    if kept && path.to_string_lossy().contains("loader/entries") => {}
+                    if kept
+                        && ["loader/entries", "EFI/Linux"]
+                            .iter()
+                            .any(|folder| path.to_string_lossy().contains(folder)) => {}
                 Pending::Created(path) => {
                     let _ = fs::remove_file(path);
                 }

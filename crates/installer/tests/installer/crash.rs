@@ -98,6 +98,97 @@ fn a_power_cut_at_any_write_leaves_a_whole_entry_or_none() {
     );
 }
 
+/// Whether the UKI is there; if so, it and the image are whole.
+fn check_uki(fixture: &Fixture, when: &str) -> bool {
+    check(fixture, when);
+    let found = tree(&fixture.esp());
+    let built = |artefact| fs::read(fixture.set.path(artefact)).unwrap();
+    let manifest = &fixture.set.manifest;
+    let Some(uki) = found.get(&PathBuf::from("EFI/Linux/debian-13-1.0.efi")) else {
+        return false;
+    };
+    assert!(
+        *uki == built(manifest.uki.as_ref().unwrap()),
+        "the UKI is damaged {when}"
+    );
+    let image = found.get(&PathBuf::from("debian-13/1.0/image.erofs"));
+    assert!(
+        image.is_some_and(|image| *image == built(&manifest.image)),
+        "the image is damaged or missing {when}"
+    );
+    true
+}
+
+#[test]
+fn a_power_cut_at_any_write_leaves_a_whole_uki_or_none() {
+    let fixture = Fixture::with_uki();
+    let vfs = Faulty::new(usize::MAX, Fault::PowerCut);
+    let report = attempt(&fixture, &vfs).unwrap();
+    assert_eq!(report.entry_file, "debian-13-1.0.efi");
+    assert_eq!(report.files.len(), 2);
+    assert!(check_uki(&fixture, "after a whole installation"));
+    assert!(!fixture.entry().exists(), "no entry of type 1 beside it");
+    let operations = vfs.operations();
+    assert!(operations > 15, "only {operations} operations were seen");
+    let mut with_uki = 0;
+    for at in 0..operations {
+        for loss in [Loss::Nothing, Loss::Unsynced, Loss::UnsyncedButEntries] {
+            let fixture = Fixture::with_uki();
+            let vfs = Faulty::new(at, Fault::PowerCut);
+            attempt(&fixture, &vfs).unwrap_err();
+            vfs.lose(loss);
+            let when = format!("after a cut at operation {at} with the loss {loss:?}");
+            with_uki += usize::from(check_uki(&fixture, &when));
+            attempt(&fixture, &Faulty::new(usize::MAX, Fault::PowerCut))
+                .unwrap_or_else(|e| panic!("{e} {when}"));
+            assert!(
+                check_uki(&fixture, &when),
+                "no UKI after the second run {when}"
+            );
+        }
+    }
+    assert!(with_uki > 0, "no cut left a UKI: the model sees nothing");
+}
+
+#[test]
+fn a_uki_keeps_its_kernel_arguments_and_its_place() {
+    let fixture = Fixture::with_uki();
+    let install = |cmdline: &str| {
+        let options = installer::Options {
+            cmdline: Some(cmdline.into()),
+            ..fixture.options()
+        };
+        let vfs = Faulty::new(usize::MAX, Fault::PowerCut);
+        install_with(
+            &fixture.system,
+            &vfs,
+            &fixture.root(),
+            &fixture.set,
+            &options,
+            &Silent,
+        )
+    };
+    let error = install("root=LABEL=b").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert!(error.to_string().contains("carries its own"), "{error}");
+    // The same ones are no contradiction; a counted UKI is the same entry.
+    let counted = fixture.esp().join("EFI/Linux/debian-13-1.0+3-1.efi");
+    fs::write(&counted, "MZ").unwrap();
+    let error = install("root=LABEL=a quiet").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    fs::rename(
+        &counted,
+        fixture.esp().join("EFI/Linux/debian-13-1.0b+3.efi"),
+    )
+    .unwrap();
+    let report = install("root=LABEL=a quiet").unwrap();
+    assert!(
+        report.notes.iter().any(|note| note.contains("Secure Boot")),
+        "{:?}",
+        report.notes
+    );
+}
+
 #[test]
 fn a_full_medium_at_any_write_leaves_nothing_behind() {
     let before: BTreeMap<_, _> = tree(&Fixture::new().esp());
