@@ -94,6 +94,14 @@ pub enum DdiError {
 impl fmt::Display for DdiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Gpt(GptError::Damaged {
+                primary: HeaderError::UsableRange { last, .. },
+                ..
+            }) => write!(
+                f,
+                "the image is truncated: by its GPT it reaches behind block {last} (of 512 \
+                 bytes); write it anew"
+            ),
             Self::Gpt(error) => error.fmt(f),
             Self::PrimaryDamaged(error) => write!(
                 f,

@@ -31,6 +31,10 @@ const METADATA_LIMIT: u64 = 64 << 20;
 /// image has one.
 const MAX_SIGNATURES: usize = 16;
 
+/// What is said of a file system where a disk image is awaited.
+const BARE: &str = "it is a bare EROFS file system without a hash tree, and the boot plan wants a \
+                    disk image that proves itself";
+
 /// An image that was found.
 #[derive(Debug)]
 pub struct Found {
@@ -145,7 +149,12 @@ impl Examiner<'_> {
             return Ok((None, check(source, expect, what)?));
         }
         let refused = |why: String| format!("{what} is not a trusted image: {why}");
-        let ddi = Ddi::read(source, ARCH).map_err(|error| refused(error.to_string()))?;
+        let ddi = Ddi::read(source, ARCH).map_err(|error| {
+            refused(match Superblock::read(source) {
+                Ok(_) => BARE.into(),
+                Err(_) => error.to_string(),
+            })
+        })?;
         let proof = Proof::find(source, ddi, self.trust).map_err(refused)?;
         let found = check(&proof.file_system(source)?, expect, what)?;
         Ok((Some(proof), found))
