@@ -40,7 +40,8 @@ impl Anatomy {
     pub(crate) fn of(image: &Image) -> Self {
         let bytes = fs::read(&image.path).unwrap();
         let ddi = Ddi::read(&bytes[..], Arch::NATIVE).unwrap();
-        let range = |part: &ddi::Part| part.start as usize..(part.start + part.len) as usize;
+        let at = |offset| usize::try_from(offset).unwrap();
+        let range = |part: &ddi::Part| at(part.start)..at(part.start + part.len);
         Self {
             root: range(&ddi.root),
             verity: range(&ddi.verity),
