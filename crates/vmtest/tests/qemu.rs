@@ -10,10 +10,14 @@
 mod boots;
 #[path = "qemu/ground.rs"]
 mod ground;
+#[path = "qemu/interop.rs"]
+mod interop;
 #[path = "qemu/program.rs"]
 mod program;
 #[path = "qemu/support.rs"]
 mod support;
+#[path = "qemu/trust.rs"]
+mod trust;
 
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
@@ -47,7 +51,13 @@ impl Test {
     }
 }
 
-const TESTS: &[&[Test]] = &[ground::TESTS, boots::TESTS, program::TESTS];
+const TESTS: &[&[Test]] = &[
+    ground::TESTS,
+    boots::TESTS,
+    program::TESTS,
+    trust::TESTS,
+    interop::TESTS,
+];
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();

@@ -1,16 +1,25 @@
 //! What the tests stand on: the guest, the programs, sets built from both of
 //! its initramfs files, and a boot of them.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use iofs_gpt::Uuid;
 use libtest_mimic::Failed;
-use qemu_driver::{Accel, Arch, Boot, Disk, Exit, Machine, Outcome, RunOptions, Vm};
+use qemu_driver::{
+    Accel, Arch, Boot, Bus, ConsoleLine, Disk, Exit, Firmware, FirmwareKind, Machine, Outcome,
+    RunOptions, Tpm, Vm,
+};
 use tempfile::TempDir;
-use vmtest::dist;
+use vmtest::disk::{self, Entry, Partition, fat};
 use vmtest::guest::{self, Guest};
-use vmtest::set::{Recipe, Set};
+use vmtest::set::{ESP_GUID, Recipe, Set};
+use vmtest::tools::Tools;
+use vmtest::{command, dist};
 
 /// The limit on a boot. Two minutes were seen on two busy processors.
 pub(crate) const LIMIT: Duration = Duration::from_secs(300);
@@ -28,6 +37,7 @@ pub(crate) struct Ground {
     dracut: OnceLock<Set>,
     initramfs_tools: OnceLock<Set>,
     generic: OnceLock<Set>,
+    small_tree: OnceLock<PathBuf>,
 }
 
 impl Ground {
@@ -41,6 +51,7 @@ impl Ground {
             dracut: OnceLock::new(),
             initramfs_tools: OnceLock::new(),
             generic: OnceLock::new(),
+            small_tree: OnceLock::new(),
         })
     }
 
@@ -92,6 +103,79 @@ impl Ground {
         Ok(made.get_or_init(|| set))
     }
 
+    /// [`Small`]'s image as a tree.
+    pub(crate) fn small_tree(&self) -> Result<&Path, Failed> {
+        if let Some(tree) = self.small_tree.get() {
+            return Ok(tree);
+        }
+        let tree = self.dir().join("small");
+        for folder in ["etc", "bin"] {
+            fs::create_dir_all(tree.join(folder))?;
+        }
+        fs::write(
+            tree.join("etc/os-release"),
+            "ID=test\nVERSION_ID=1\nPRETTY_NAME=\"Test 1\"\n",
+        )?;
+        let program = guest::build_freestanding("iofs-testinit", &self.dir().join("log"))?;
+        let init = tree.join("init");
+        fs::copy(program, &init)?;
+        fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
+        Ok(self.small_tree.get_or_init(|| tree))
+    }
+
+    /// A new key, of a kind that `keygen` knows.
+    pub(crate) fn key(&self, name: &str, kind: &str) -> Result<Key, Failed> {
+        let path = self.dir().join(name);
+        let program = self.dist.join("initoverlayfs");
+        command::output(
+            Command::new(program)
+                .args(["keygen", "--type", kind])
+                .arg(&path),
+        )?;
+        Ok(Key {
+            key: path.with_extension("key"),
+            certificate: path.with_extension("crt"),
+        })
+    }
+
+    /// Firmware with variables of its own in `dir`.
+    pub(crate) fn firmware(&self, kind: FirmwareKind, dir: &Path) -> Result<Boot, Failed> {
+        Ok(Boot::Firmware(Firmware::prepare(
+            kind,
+            &dir.join("vars.fd"),
+        )?))
+    }
+
+    /// A disk that is nothing but a program for the firmware to boot.
+    pub(crate) fn bootable(&self, path: &Path, program: &Path) -> Result<Disk, Failed> {
+        make_esp(path, &[Entry::new("EFI/BOOT/BOOTX64.EFI", program)])?;
+        Ok(Disk::scratch(path, Bus::VirtioBlk))
+    }
+
+    /// A disk with an ESP.
+    pub(crate) fn esp_disk(&self, path: &Path, entries: &[Entry]) -> Result<Disk, Failed> {
+        let esp = path.with_extension("esp");
+        make_esp(&esp, entries)?;
+        let guid = Uuid::from_u128(0x1f0f_5a7e_0000_4000_8000_0000_0000_00d1);
+        disk::make(path, 512, guid, &[Partition::esp(ESP_GUID, &esp)?])?;
+        fs::remove_file(&esp)?;
+        Ok(Disk::scratch(path, Bus::VirtioBlk))
+    }
+
+    /// Boots a machine with these disks to its end.
+    pub(crate) fn machine(
+        &self,
+        boot: Boot,
+        disks: &[Disk],
+        tpm: Option<Tpm>,
+    ) -> Result<Outcome, Failed> {
+        let mut machine = Machine::new(Arch::X86_64, self.accel, boot);
+        machine.disks.extend(disks.iter().cloned());
+        machine.tpm = tpm;
+        let vm = Vm::start(&machine, RunOptions::default())?;
+        Ok(vm.finish(LIMIT)?)
+    }
+
     /// Boots `initrd` with this disk to the end. The root is found by label.
     pub(crate) fn boot(&self, initrd: &Path, disk: Disk, append: &str) -> Result<Outcome, Failed> {
         let mut machine = Machine::new(
@@ -110,6 +194,94 @@ impl Ground {
         let vm = Vm::start(&machine, RunOptions::default())?;
         Ok(vm.finish(LIMIT)?)
     }
+}
+
+/// What every kernel command line of a [`Small`] set begins with.
+pub(crate) const CONSOLE: &str = "console=ttyS0 panic=-1";
+
+/// Room on an ESP beside its files, and the least that it has, in bytes.
+const ESP_SLACK: u64 = 8 << 20;
+const ESP_LEAST: u64 = 40 << 20;
+
+/// A private key and its certificate, PEM files.
+#[derive(Debug)]
+pub(crate) struct Key {
+    pub(crate) key: PathBuf,
+    pub(crate) certificate: PathBuf,
+}
+
+/// A set whose image is a single program, testinit: for boots that end there.
+#[derive(Debug, Clone)]
+pub(crate) struct Small<'a> {
+    /// The root with the kernel's modules.
+    pub(crate) sysroot: PathBuf,
+    pub(crate) kernel: PathBuf,
+    /// The end of a UKI's command line.
+    pub(crate) words: &'a str,
+    /// Makes a UKI, signed with this for Secure Boot.
+    pub(crate) uki: Option<&'a Key>,
+    /// Signs the image; without it is sealed.
+    pub(crate) signer: Option<&'a Key>,
+    pub(crate) options: &'a [&'a str],
+}
+
+impl Small<'_> {
+    /// Of the guest's kernel; sealed, without a UKI.
+    pub(crate) fn of(ground: &Ground) -> Self {
+        Self {
+            sysroot: ground.guest.tree(),
+            kernel: ground.guest.kernel(),
+            words: "",
+            uki: None,
+            signer: None,
+            options: &[],
+        }
+    }
+
+    /// Builds into `dir`.
+    pub(crate) fn build(&self, ground: &Ground, dir: &Path) -> Result<Set, Failed> {
+        let mut command = Command::new(ground.dist.join("initoverlayfs"));
+        command
+            .args(["build", "--json", "--modules", "virtio-blk,virtio-pci"])
+            .args(["--on-failure", "poweroff", "--timeout", "30", "--root"])
+            .arg(ground.small_tree()?)
+            .arg("--sysroot")
+            .arg(&self.sysroot)
+            .arg("--kernel")
+            .arg(&self.kernel)
+            .arg("--output")
+            .arg(dir);
+        if let Some(key) = self.signer {
+            command.arg("--key").arg(&key.key);
+            command.arg("--certificate").arg(&key.certificate);
+        }
+        if let Some(key) = self.uki {
+            let tools = Tools::ensure(&mut |line| eprintln!("{line}"))?;
+            command.arg("--uki").arg("--stub").arg(tools.stub());
+            command.arg("--secure-boot-key").arg(&key.key);
+            command.arg("--secure-boot-certificate");
+            command.arg(&key.certificate);
+            command.args(["--cmdline", &format!("{CONSOLE} {}", self.words)]);
+        }
+        command::output(command.args(self.options))?;
+        Ok(Set::open(dir)?)
+    }
+}
+
+fn make_esp(path: &Path, entries: &[Entry]) -> Result<(), Failed> {
+    let mut size = ESP_SLACK;
+    for entry in entries {
+        size += fs::metadata(&entry.from)?.len();
+    }
+    fat::make(path, fat::Format::new(size.max(ESP_LEAST)), entries)?;
+    Ok(())
+}
+
+/// What testinit reports of `name`.
+pub(crate) fn reports<'a>(outcome: &'a Outcome, name: &str) -> Vec<&'a str> {
+    let prefix = format!("TESTINIT {name}: ");
+    let of_line = |line: &'a ConsoleLine| line.message().strip_prefix(prefix.as_str());
+    outcome.lines.iter().filter_map(of_line).collect()
 }
 
 /// Says what is wrong with a boot, with the end of its console.
