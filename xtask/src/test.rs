@@ -117,7 +117,7 @@ fn done(what: &str) -> Finished {
 
 /// The tests that start no virtual machine. Those against a real distribution
 /// find it in the variables that they name: a kernel's modules, what its
-/// generators made, and a tree to run the generators in.
+/// generators made, a tree to run the generators in, and one with systemd's tools.
 fn unit_tests(filter: Option<&str>, log: &Path) -> Result<Finished, Box<dyn Error>> {
     let guest = vmtest::guest::Guest::ensure(&mut |_| {})?;
     let scratch = tempfile::tempdir()?;
@@ -128,6 +128,11 @@ fn unit_tests(filter: Option<&str>, log: &Path) -> Result<Finished, Box<dyn Erro
     if !copied.success {
         return Ok(copied);
     }
+    let uki_root = scratch.path().join("uki-root");
+    let copied = copy_uki_root(&guest, &uki_root, log)?;
+    if !copied.success {
+        return Ok(copied);
+    }
     let initrds = std::env::join_paths([guest.dracut_initrd(), guest.initramfs_tools_initrd()])?;
     let mut command = cargo(&["test", "--workspace", "--no-fail-fast"]);
     command
@@ -135,8 +140,30 @@ fn unit_tests(filter: Option<&str>, log: &Path) -> Result<Finished, Box<dyn Erro
         .env("IOFS_TEST_MODULES_ROOT", guest.tree())
         .env("IOFS_TEST_INITRDS", initrds)
         .env("IOFS_TEST_GENERATOR_ROOT", &root)
+        .env("IOFS_TEST_UKI_ROOT", &uki_root)
         .env(ENABLE_ENV, "later");
     execute(command, log)
+}
+
+/// Makes the tree that the tests of UKIs look into: systemd's tools, and of the
+/// guest's kernel what tells its release.
+fn copy_uki_root(
+    guest: &vmtest::guest::Guest,
+    to: &Path,
+    log: &Path,
+) -> Result<Finished, Box<dyn Error>> {
+    let tools = vmtest::tools::Tools::ensure(&mut |_| {})?;
+    let mut copy = Command::new("cp");
+    copy.arg("-a").arg(tools.tree()).arg(to);
+    let copied = step::run(copy, log, LIMIT)?;
+    let modules = to.join("usr/lib/modules").join(guest.kernel_release());
+    std::fs::create_dir_all(&modules)?;
+    std::fs::copy(guest.kernel(), modules.join("vmlinuz"))?;
+    std::fs::copy(
+        guest.modules().join("modules.dep"),
+        modules.join("modules.dep"),
+    )?;
+    Ok(copied)
 }
 
 fn machine_tests(

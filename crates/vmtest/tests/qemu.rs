@@ -2,7 +2,7 @@
 //!
 //! `IOFS_VM_TESTS=1 cargo test -p vmtest --test qemu [FILTER]`
 //!
-//! Each test boots the cached guest. Where KVM does not work a boot to
+//! The tests boot the cached guest or an init of their own. Where KVM does not work a boot to
 //! multi-user takes half a minute to two minutes, so there are few of them; the
 //! buses are booted only to the root's init.
 
