@@ -78,16 +78,35 @@ fn read_open(file: &OwnedFd, path: &str, limit: usize) -> Result<Vec<u8>> {
 /// # Errors
 /// The kernel's, EFBIG for a file that is larger.
 pub fn read_inside(root: &str, path: &str, limit: usize) -> Result<Option<Vec<u8>>> {
+    let Some(file) = open_inside(root, path, OFlags::RDONLY | OFlags::NONBLOCK)? else {
+        return Ok(None);
+    };
+    let kind = rustix::fs::fstat(&file).map(|stat| FileType::from_raw_mode(stat.st_mode));
+    if kind != Ok(FileType::RegularFile) {
+        return Err(Error::new("reading", path, Errno::INVAL));
+    }
+    read_open(&file, path, limit).map(Some)
+}
+
+/// Whether there is anything at `path` below the folder `root`; links are
+/// followed as [`read_inside`] does.
+///
+/// # Errors
+/// The kernel's: EIO where the file system is damaged.
+pub fn exists_inside(root: &str, path: &str) -> Result<bool> {
+    open_inside(root, path, OFlags::PATH).map(|found| found.is_some())
+}
+
+fn open_inside(root: &str, path: &str, flags: OFlags) -> Result<Option<OwnedFd>> {
     let folder = open(root, OFlags::PATH | OFlags::DIRECTORY)?;
     let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let file = on_path("opening", path, |path| {
+    let flags = flags | OFlags::CLOEXEC;
+    on_path("opening", path, |path| {
         match rustix::fs::openat2(&folder, path, flags, Mode::empty(), inside) {
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
             other => other.map(Some),
         }
-    })?;
-    file.map(|file| read_open(&file, path, limit)).transpose()
+    })
 }
 
 /// Reads a file of one line of text, as sysfs has them, without its newline.
@@ -439,6 +458,9 @@ mod tests {
         assert_eq!(read("etc/climbing").unwrap(), None);
         assert_eq!(read("../release").unwrap(), None);
         assert_eq!(read("usr/lib/release/x").unwrap(), None);
+        assert_eq!(read("usr/lib").unwrap_err().errno(), Errno::INVAL);
+        assert!(exists_inside(root, "/etc/absolute").unwrap());
+        assert!(!exists_inside(root, "/etc/climbing").unwrap());
         let error = read_inside(root, "usr/lib/release", 3).unwrap_err();
         assert_eq!(error.errno(), Errno::FBIG);
     }

@@ -64,7 +64,7 @@ pub fn run(
 
     // 7. All that must outlive the mini-initramfs goes into the new root; the
     //    rest is freed.
-    let init = handover::find_init(settings, &mounted)?;
+    let init = mounted.init.clone();
     handover::carry_over(&mounted, log)?;
     log.stage("handover", &format!("next is {init} in the image"));
     handover::enter(&mounted, log)?;

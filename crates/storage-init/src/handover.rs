@@ -3,7 +3,6 @@
 
 use alloc::ffi::CString;
 use alloc::format;
-use alloc::string::String;
 
 use freestanding::Start;
 use kernel_abi::file::{self, Kind};
@@ -12,7 +11,6 @@ use kernel_abi::{Errno, mount, process};
 use crate::log::Log;
 use crate::report::Failure;
 use crate::root::Mounted;
-use crate::settings::Settings;
 
 /// The kernel's file systems, which the next init takes over as they are.
 const MOVED: [&str; 4] = ["/dev", "/proc", "/sys", "/run"];
@@ -23,25 +21,6 @@ const OWN: [&str; 6] = ["init", "initoverlayfs", "dev", "proc", "sys", "run"];
 
 /// An empty folder in every kernel's built-in initramfs.
 const BUILT_IN: &str = "root";
-
-/// The init that the plan names and the image has.
-///
-/// # Errors
-/// If it has none of them.
-pub fn find_init(settings: &Settings, mounted: &Mounted) -> Result<String, Failure> {
-    settings
-        .plan
-        .inits
-        .iter()
-        .find(|init| file::exists(&format!("{}{init}", mounted.root)))
-        .cloned()
-        .ok_or_else(|| {
-            let inits = settings.plan.inits.iter();
-            Failure::new(format_args!("the image has no init"))
-                .awaited(inits.map(|init| format!("{init} in the image")))
-                .advise("the image was not made from an initramfs or a root tree; build it again")
-        })
-}
 
 /// Copies what the boot loader appended into the new root.
 ///

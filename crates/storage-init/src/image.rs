@@ -8,6 +8,7 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::fmt;
 
 use ddi::{Ddi, Role, Signature};
 use iofs_erofs::Superblock;
@@ -52,6 +53,8 @@ pub struct Found {
     pub size: u64,
     /// Why it is trusted; `None` where the plan trusts anything.
     pub proof: Option<Proof>,
+    /// How many were found before it and could not be used.
+    pub attempt: u32,
 }
 
 /// Where on its partition an image lies.
@@ -99,6 +102,8 @@ pub struct Examiner<'a> {
     pub trust: &'a Trust,
     /// Where the kernel shows itself.
     pub paths: &'a Paths,
+    /// What [`Found::attempt`] is to be.
+    pub attempt: u32,
 }
 
 impl Examiner<'_> {
@@ -134,6 +139,7 @@ impl Examiner<'_> {
             uuid,
             size,
             proof,
+            attempt: self.attempt,
         })
     }
 
@@ -156,7 +162,7 @@ impl Examiner<'_> {
             })
         })?;
         let proof = Proof::find(source, ddi, self.trust).map_err(refused)?;
-        let found = check(&proof.file_system(source)?, expect, what)?;
+        let found = proven(&proof, expect, what)?;
         Ok((Some(proof), found))
     }
 
@@ -205,7 +211,7 @@ impl Examiner<'_> {
             signature: signed.map(|(part, _)| as_part(&part)),
         };
         let proof = Proof::find(&disk, ddi, self.trust).map_err(refused)?;
-        let found = check(&proof.file_system(&disk)?, expect, what)?;
+        let found = proven(&proof, expect, what)?;
         Ok((Place::Partitions { hashes }, (Some(proof), found)))
     }
 
@@ -222,6 +228,20 @@ impl Examiner<'_> {
                 (signature.root.data_part_uuid() == guid).then_some((part, signature))
             })
     }
+}
+
+/// Reads the superblock of a proven image, from the bytes that were proven.
+fn proven(proof: &Proof, expect: Expect, what: &str) -> Result<Expect, String> {
+    let superblock = Superblock::read(&proof.start).map_err(|error| not_erofs(what, &error))?;
+    // The kernel would open them by the names that the image gives, and
+    // nothing would prove what is on them.
+    if superblock.extra_devices != 0 {
+        return Err(format!(
+            "{what} has parts of its file system on {} other devices, which no hash tree covers",
+            superblock.extra_devices
+        ));
+    }
+    check(&proof.start, expect, what)
 }
 
 /// A partition of the disk as one of an image that is the disk.
@@ -263,11 +283,14 @@ fn is_ext4(device: &Device) -> bool {
     device.read_at(1024 + 0x38, &mut magic).is_ok() && magic == [0x53, 0xef]
 }
 
+fn not_erofs(what: &str, error: &dyn fmt::Display) -> String {
+    format!("{what} is not an EROFS image: {error}")
+}
+
 /// Reads the image's superblock and compares it with what the plan expects.
 /// Returns what it is.
 fn check(image: &dyn ReadAt, expect: Expect, what: &str) -> Result<Expect, String> {
-    let superblock = Superblock::read(image)
-        .map_err(|error| format!("{what} is not an EROFS image: {error}"))?;
+    let superblock = Superblock::read(image).map_err(|error| not_erofs(what, &error))?;
     let (uuid, size) = (superblock.uuid, superblock.size_bytes());
     if size > image.size() {
         return Err(format!(

@@ -8,7 +8,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 
 use iofs_plan::{Auth, Measure};
-use iofs_tpm::{LOG, Record, parse_pcr_event, pcr_event};
+use iofs_tpm::{LOG, Record, TpmError, parse_pcr_event, pcr_event};
 use kernel_abi::{clock, file, tpm};
 
 use crate::log::Log;
@@ -64,7 +64,17 @@ fn extend(pcr: u8, text: &str, paths: &Paths, log: &mut Log) -> Result<(), Strin
     let command = pcr_event(pcr, text.as_bytes()).map_err(|error| error.to_string())?;
     let response = tpm::exchange(&format!("{}/tpm0", paths.dev), &command, TIMEOUT_US)
         .map_err(|error| format!("{error}"))?;
-    let digests = parse_pcr_event(&response).map_err(|error| error.to_string())?;
+    let digests = match parse_pcr_event(&response) {
+        Ok(digests) => digests,
+        Err(error @ (TpmError::Form | TpmError::Algorithm { .. })) => {
+            // It has done it: only what with is not known.
+            log.warn(format_args!(
+                "the measurement into PCR {pcr} is not in the event log: {error}"
+            ));
+            return Ok(());
+        }
+        Err(error) => return Err(error.to_string()),
+    };
     let boot_id = file::read_line("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let record = Record {
         pcr,

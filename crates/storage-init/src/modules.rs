@@ -317,9 +317,11 @@ impl<'p> Loader<'p> {
 
 /// A module's parameters: the plan's, then those that the kernel command line
 /// has as `MODULE.NAME=VALUE`, of which the kernel itself takes only those of
-/// what is built in. The last one wins, as with modprobe.
+/// what is built in. The last one wins, as with modprobe; for dm-verity that is
+/// the plan's, since its parameters are about trust.
 fn params(module: &str, planned: &str, cmdline: &[u8]) -> String {
-    let mut params = String::from(planned);
+    let plan_wins = module == "dm_verity";
+    let mut params = String::from(if plan_wins { "" } else { planned });
     for param in Cmdline::parse(cmdline).iter() {
         let Some(dot) = param.name.iter().position(|&byte| byte == b'.') else {
             continue;
@@ -344,6 +346,12 @@ fn params(module: &str, planned: &str, cmdline: &[u8]) -> String {
             }
             (_, value) => params += &format!("={}", value.unwrap_or_default()),
         }
+    }
+    if plan_wins && !planned.is_empty() {
+        if !params.is_empty() {
+            params.push(' ');
+        }
+        params.push_str(planned);
     }
     params
 }
@@ -429,8 +437,10 @@ mod tests {
                      dm_verity.flag .=1 dm_verity -- dm_verity.z=1";
         assert_eq!(
             params("dm_verity", "keyring_unsealed=1", line),
-            "keyring_unsealed=1 require_signatures=1 x=\"a b\" flag"
+            "require_signatures=1 x=\"a b\" flag keyring_unsealed=1"
         );
+        assert_eq!(params("dm_mod", "y=1", line), "y=1 y=2");
+        assert_eq!(params("dm_verity", "a=1", b""), "a=1");
         assert_eq!(params("dm_verity", "", b"dm_verity.a=1"), "a=1");
         assert_eq!(params("dm_verity", "", b""), "");
     }

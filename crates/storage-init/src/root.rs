@@ -3,6 +3,7 @@
 use alloc::format;
 use alloc::string::String;
 
+use iofs_plan::Auth;
 use kernel_abi::file;
 use kernel_abi::mount::{self, Flags};
 
@@ -21,6 +22,8 @@ const ROOT: &str = "/initoverlayfs/root";
 pub struct Mounted {
     /// Where it is now.
     pub root: String,
+    /// The init to execute in it: the first of the plan's that is there.
+    pub init: String,
 }
 
 impl Mounted {
@@ -44,9 +47,14 @@ pub fn mount(device: &ImageDevice, settings: &Settings) -> Result<Mounted, Failu
     let result = mount_image(&device.path).and_then(|()| {
         // The mount holds the devices now: these go when it does.
         device.release()?;
-        let release = Release::read(IMAGE).map_err(|error| unreadable(&device.path, &error))?;
-        release.check(&settings.plan)?;
-        overlay()
+        let unreadable = |error| unreadable(&device.path, &error);
+        if let Auth::Signed(_) = settings.plan.auth {
+            let release = Release::read(IMAGE).map_err(unreadable)?;
+            release.check(&settings.plan)?;
+        }
+        let init = find_init(&settings.plan.inits, unreadable)?;
+        overlay()?;
+        Ok(init)
     });
     // The overlay holds both layers by itself. Without their own mounts they go
     // when it does.
@@ -56,7 +64,26 @@ pub fn mount(device: &ImageDevice, settings: &Settings) -> Result<Mounted, Failu
             _ => {}
         }
     }
-    result.map(|()| Mounted { root: ROOT.into() })
+    result.map(|init| Mounted {
+        root: ROOT.into(),
+        init,
+    })
+}
+
+/// The first of these that the image has.
+fn find_init(
+    inits: &[String],
+    unreadable: impl Fn(kernel_abi::Error) -> Failure,
+) -> Result<String, Failure> {
+    for init in inits {
+        if file::exists_inside(IMAGE, init).map_err(&unreadable)? {
+            return Ok(init.clone());
+        }
+    }
+    let inits = inits.iter().map(|init| format!("{init} in the image"));
+    Err(Failure::new(format_args!("the image has no init"))
+        .awaited(inits)
+        .advise("the image was not made from an initramfs or a root tree; build it again"))
 }
 
 fn overlay() -> Result<(), Failure> {
@@ -74,7 +101,9 @@ fn overlay() -> Result<(), Failure> {
 }
 
 fn mount_image(device: &str) -> Result<(), Failure> {
-    let flags = Flags::RDONLY | Flags::NOATIME;
+    // The overlay has its devices from the layers, and flags of its own; what is
+    // read before it is there are files.
+    let flags = Flags::RDONLY | Flags::NOATIME | Flags::NODEV;
     mount::mount(device, IMAGE, "erofs", flags, "").map_err(|error| {
         Failure::new(format_args!(
             "the image on {device} cannot be mounted: {error}"

@@ -35,10 +35,14 @@ const SUSPICION_US: u64 = 5_000_000;
 /// there has turned out not to have the image, in microseconds.
 const PATIENCE_US: u64 = 30_000_000;
 
+/// How many images that were found are put together before the search ends:
+/// disks that come and go under new names could go on for ever.
+const MAX_ATTEMPTS: u32 = 8;
+
 /// A candidate that was looked at and is not it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Miss {
-    candidate: String,
+    candidate: Candidate,
     part: Part,
     why: String,
     /// When, in microseconds since the kernel started.
@@ -53,6 +57,8 @@ pub struct Search<'a> {
     paths: &'a Paths,
     inventory: Inventory,
     misses: Vec<Miss>,
+    /// Images that were found and could not be used.
+    attempts: u32,
     started: u64,
     limit_us: u64,
 }
@@ -67,6 +73,7 @@ impl<'a> Search<'a> {
             paths,
             inventory: Inventory::default(),
             misses: Vec::new(),
+            attempts: 0,
             started: clock::micros(),
             limit_us: u64::from(settings.plan.device_timeout_ms) * 1000,
         }
@@ -128,7 +135,7 @@ impl<'a> Search<'a> {
     /// damaged is not made to wait for a disk that may not exist.
     ///
     /// # Errors
-    /// `failure`, if there is none.
+    /// `failure`, if there is none, or too many were tried or for too long.
     pub fn instead_of(
         &mut self,
         found: Found,
@@ -142,11 +149,15 @@ impl<'a> Search<'a> {
             failure.what()
         ));
         self.misses.push(Miss {
-            candidate: found.candidate.name,
+            candidate: found.candidate,
             part: found.part,
             why: failure.what().into(),
             at: clock::micros(),
         });
+        self.attempts += 1;
+        if self.attempts >= MAX_ATTEMPTS || self.is_over() {
+            return Err(failure);
+        }
         if let Some(other) = self.look(log) {
             return Ok(other);
         }
@@ -168,10 +179,15 @@ impl<'a> Search<'a> {
                 if self.was_tried(candidate, &part) {
                     continue;
                 }
+                // A table can have a thousand partitions of a type.
+                if self.is_over() && !self.misses.is_empty() {
+                    return None;
+                }
                 let examiner = Examiner {
                     inventory: &self.inventory,
                     trust: self.trust,
                     paths: self.paths,
+                    attempt: self.attempts,
                 };
                 match examiner.examine(candidate, &part) {
                     Ok(found) => return Some(found),
@@ -183,16 +199,21 @@ impl<'a> Search<'a> {
         None
     }
 
+    /// Whether the time for looking is over.
+    fn is_over(&self) -> bool {
+        clock::micros() >= self.started.saturating_add(self.limit_us)
+    }
+
     fn was_tried(&self, candidate: &Candidate, part: &Part) -> bool {
         self.misses
             .iter()
-            .any(|miss| miss.candidate == candidate.name && miss.part == *part)
+            .any(|miss| miss.candidate == *candidate && miss.part == *part)
     }
 
     fn miss(&mut self, candidate: &Candidate, part: Part, why: String, log: &mut Log) {
         log.error(format_args!("no image on /dev/{}: {why}", part.name));
         self.misses.push(Miss {
-            candidate: candidate.name.clone(),
+            candidate: candidate.clone(),
             part,
             why,
             at: clock::micros(),
@@ -201,9 +222,7 @@ impl<'a> Search<'a> {
 
     /// Whether a candidate was looked at and is not it.
     fn is_settled(&self, candidate: &Candidate) -> bool {
-        self.misses
-            .iter()
-            .any(|miss| miss.candidate == candidate.name)
+        self.misses.iter().any(|miss| miss.candidate == *candidate)
     }
 
     /// When to give up. Sooner than the limit if every candidate was looked at:
@@ -216,7 +235,7 @@ impl<'a> Search<'a> {
             let last = self
                 .misses
                 .iter()
-                .filter(|miss| miss.candidate == candidate.name)
+                .filter(|miss| miss.candidate == *candidate)
                 .map(|miss| miss.at)
                 .max();
             let patience = match candidate.partition {

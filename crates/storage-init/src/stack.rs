@@ -88,11 +88,13 @@ impl ImageDevice {
         let Some(mapper) = &self.mapper else {
             return Ok(());
         };
-        // From the top: one that is in use would only be marked.
-        self.mapped
-            .iter()
-            .rev()
-            .try_for_each(|mapped| mapper.remove_deferred(&mapped.name))
+        // From the top: one that is in use would only be marked. One that fails
+        // does not keep those below.
+        let mut result = Ok(());
+        for mapped in self.mapped.iter().rev() {
+            result = result.and(mapper.remove_deferred(&mapped.name));
+        }
+        result
     }
 
     fn map(
@@ -158,10 +160,18 @@ fn bare(
     let extents = range(map, 0, found.size);
     let start = attach(device, found, &extents, modules, log)?;
     if extents.len() > 1 {
-        let uuid = format!("initoverlayfs-{}", found.uuid);
-        linear(device, NAME, &uuid, &extents, start, modules, log)?;
+        linear(device, NAME, found, &extents, start, modules, log)?;
     }
     Ok(())
+}
+
+/// A mapped device's name. Those of an image that was given up may still be on
+/// their way out: the kernel removes them behind the last unmount.
+fn name(base: &str, found: &Found) -> String {
+    match found.attempt {
+        0 => base.into(),
+        attempt => format!("{base}-{attempt}"),
+    }
 }
 
 /// Where file system and hash tree are, for the kernel.
@@ -197,7 +207,8 @@ fn proven(
         modules.load_named("dm_verity", log);
     }
     // What veritysetup, lsblk and udev know a verity device by.
-    let uuid = format!("CRYPT-VERITY-{}-{NAME}", superblock.uuid.simple());
+    let name = name(NAME, found);
+    let uuid = format!("CRYPT-VERITY-{}-{name}", superblock.uuid.simple());
     trust_signers(settings, log);
     let signature = proof.signature.as_ref();
     if let Some(signature) = signature.filter(|_| file::exists(CHECKS_SIGNATURES)) {
@@ -205,7 +216,7 @@ fn proven(
         let result = Keyring::PROCESS
             .add("user", &key, signature)
             .map_err(Failure::from)
-            .and_then(|()| verity(device, &uuid, &target, modules, log));
+            .and_then(|()| verity(device, &name, &uuid, &target, modules, log));
         match result {
             Ok(()) => {
                 log.info(format_args!(
@@ -222,7 +233,7 @@ fn proven(
         }
         target.signature_key = None;
     }
-    verity(device, &uuid, &target, modules, log).map_err(|failure| {
+    verity(device, &name, &uuid, &target, modules, log).map_err(|failure| {
         failure.advise(
             "the kernel's log above says what dm-verity did not like; a kernel with \
              dm_verity.require_signatures=1 wants a signer from its own keyrings",
@@ -260,6 +271,7 @@ fn trust_signers(settings: &Settings, log: &mut Log) {
 
 fn verity(
     device: &mut ImageDevice,
+    name: &str,
     uuid: &str,
     target: &Verity<'_>,
     modules: &mut Loader<'_>,
@@ -274,7 +286,7 @@ fn verity(
         kind: Verity::NAME.into(),
         params,
     }];
-    device.map(NAME, uuid, &table, modules, log)?;
+    device.map(name, uuid, &table, modules, log)?;
     device.layers.push(match target.on_corruption {
         OnCorruption::Error => "dm-verity".into(),
         OnCorruption::Restart => "dm-verity, restart on corruption".into(),
@@ -349,8 +361,7 @@ fn below(
         found.device.path().clone_into(&mut device.path);
         0
     };
-    let uuid = format!("initoverlayfs-{}", found.uuid);
-    linear(device, FILE_NAME, &uuid, &extents, start, modules, log)?;
+    linear(device, FILE_NAME, found, &extents, start, modules, log)?;
     let both = number(&device.path)?;
     Ok(Below {
         data: both.clone(),
@@ -424,15 +435,17 @@ fn attach(
 /// `start` of the partition.
 fn linear(
     device: &mut ImageDevice,
-    name: &str,
-    uuid: &str,
+    base: &str,
+    found: &Found,
     extents: &[Extent],
     start: u64,
     modules: &mut Loader<'_>,
     log: &mut Log,
 ) -> Result<(), Failure> {
     let table = linear_table(extents, start, &number(&device.path)?);
-    device.map(name, uuid, &table, modules, log)?;
+    let name = name(base, found);
+    let uuid = format!("{name}-{}", found.uuid);
+    device.map(&name, &uuid, &table, modules, log)?;
     device.layers.push("dm-linear".into());
     Ok(())
 }

@@ -12,12 +12,14 @@
 
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::vec;
 use alloc::vec::Vec;
 
 use ddi::{Arch, Ddi, RootHash, Signature, Trees};
 use iofs_plan::Auth;
-use iofs_source::{ReadAt, Window};
+use iofs_source::{ReadAt, ReadError, Window};
 use iofs_trust::{Certificate, verify_detached};
+use iofs_verity::Verifier;
 
 use crate::report::Failure;
 
@@ -103,6 +105,8 @@ pub struct Proof {
     pub ddi: Ddi,
     /// The root hash, and the superblock of the tree under it.
     pub trees: Trees,
+    /// The proven bytes.
+    pub start: Start,
     /// The root hash's signature (PKCS#7, DER), if there is one, for the kernel.
     pub signature: Option<Vec<u8>>,
     /// Why the root hash is trusted: for the log.
@@ -119,31 +123,58 @@ impl Proof {
         let signature = ddi.signature(source).map_err(|e| e.to_string())?;
         let (root, reason) = trust.root_hash(signature.as_ref())?;
         let trees = ddi.trees(source, &root).map_err(|e| e.to_string())?;
-        let blocks = PROVEN_HERE.div_ceil(trees.superblock.params.data_block_size().into());
-        ddi.verifier(source, &trees)
-            .and_then(|verifier| {
-                verifier
-                    .verify(0..blocks, |_| {})
-                    .map_err(|f| ddi.locate(f))
-            })
-            .map_err(|error| error.to_string())?;
+        let start = Start::prove(source, &ddi, &trees)?;
         Ok(Self {
             ddi,
             trees,
+            start,
             signature: signature.map(|signature| signature.pkcs7),
             reason,
         })
     }
+}
 
-    /// The file system's bytes in `source`, as many as are under the tree.
-    ///
-    /// # Errors
-    /// If they are not there.
-    pub fn file_system<'a>(
-        &self,
-        source: &'a dyn ReadAt,
-    ) -> Result<Window<&'a dyn ReadAt>, String> {
-        let len = self.trees.superblock.params.data_len();
-        Window::new(source, self.ddi.root.start, len).map_err(|error| error.to_string())
+/// The first bytes of a file system, as they were when they were proven: what a
+/// disk would say at another time does not matter.
+#[derive(Debug)]
+pub struct Start {
+    bytes: Vec<u8>,
+    /// The size of all that is under the tree, in bytes.
+    size: u64,
+}
+
+impl Start {
+    fn prove(source: &dyn ReadAt, ddi: &Ddi, trees: &Trees) -> Result<Self, String> {
+        let params = &trees.superblock.params;
+        let size = params.data_len();
+        let block_size = params.data_block_size();
+        let blocks = PROVEN_HERE
+            .div_ceil(block_size.into())
+            .min(params.data_blocks());
+        // At most 64 KiB, the greatest size of a block.
+        let len = usize::try_from(blocks.saturating_mul(block_size.into()))
+            .map_err(|error| error.to_string())?;
+        let mut bytes = vec![0; len];
+        source
+            .read_at(ddi.root.start, &mut bytes)
+            .map_err(|error| error.to_string())?;
+        let start = Self { bytes, size };
+        let hashes = Window::new(source, ddi.verity.start, ddi.verity.len)
+            .map_err(|error| error.to_string())?;
+        Verifier::new(params, trees.root, params.tree_start(), &start, hashes)
+            .map_err(|error| error.to_string())?
+            .verify(0..blocks, |_| {})
+            .map_err(|fault| ddi.locate(fault).to_string())?;
+        Ok(start)
+    }
+}
+
+impl ReadAt for Start {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), ReadError> {
+        self.bytes.read_at(offset, buf)
+    }
+
+    fn size(&self) -> u64 {
+        self.size
     }
 }
