@@ -109,6 +109,10 @@ pub(crate) fn sign_image(
     progress: &dyn Progress,
 ) -> Result<RootHash> {
     let mut clock = Clock::new(progress);
+    // What a link leads to is signed, not the link replaced.
+    let path = &path
+        .canonicalize()
+        .map_err(Error::io("looking for", path))?;
     let file = ImageFile::open(path)?;
     let bad = |source: &dyn std::fmt::Display| {
         Error::new(

@@ -50,6 +50,7 @@ impl TrustPlan {
             );
         }
         let min_version = args.min_version.clone().unwrap_or_default();
+        check_floor(&min_version, version)?;
         if iofs_bls::compare_versions(version, &min_version) == Ordering::Less {
             return Err(CliError::usage(format!(
                 "--min-version {min_version} is above the version of this very image, {version}"
@@ -153,4 +154,33 @@ impl AuthArg {
 /// For clap: a file or a PKCS#11 URI.
 pub(crate) fn parse_key(text: &str) -> std::result::Result<KeySource, String> {
     text.parse()
+}
+
+/// Refuses a least version below which nothing is: digits are above letters in
+/// UAPI.10's order, so that `1.0` passes a floor of `v2`.
+fn check_floor(min_version: &str, version: &str) -> Result<()> {
+    let numbered = |text: &str| text.starts_with(|c: char| c.is_ascii_digit());
+    if min_version.is_empty() || (numbered(min_version) && numbered(version)) {
+        return Ok(());
+    }
+    Err(CliError::usage(format!(
+        "--min-version {min_version} needs two versions that can be compared, and the image's is \
+         \"{version}\""
+    ))
+    .hint("begin both with a digit: a version such as v2 is below every number"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_floor_must_be_one() {
+        for (min, version) in [("", "v1"), ("1", "2"), ("6.12.1", "6.12.117+deb13")] {
+            assert!(check_floor(min, version).is_ok(), "{min} {version}");
+        }
+        for (min, version) in [("v2", "3"), ("_", "1"), ("2", "v3"), ("1", "")] {
+            assert!(check_floor(min, version).is_err(), "{min} {version}");
+        }
+    }
 }

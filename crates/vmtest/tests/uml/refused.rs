@@ -35,6 +35,10 @@ pub(crate) const TESTS: &[Test] = &[
         instead_of_unmappable,
     ),
     Test::new("instead_of_one_that_is_too_old", instead_of_old),
+    Test::new(
+        "instead_of_an_old_image_in_pieces",
+        instead_of_old_in_pieces,
+    ),
 ];
 
 /// A new key, and the folder that it is in.
@@ -355,5 +359,30 @@ fn instead_of_old(ground: &Ground) -> Result<(), Failed> {
     let why = "the image on /dev/ubda1 cannot be used: the image has version \"1\", and the boot \
                plan allows none below \"2\"";
     instead(ground, &Anatomy::of(&old), &new, key.trusted_from("2"), why);
+    Ok(())
+}
+
+/// Images in several pieces: the mapped devices of the first may still be on
+/// their way out when those of the second are made.
+fn instead_of_old_in_pieces(ground: &Ground) -> Result<(), Failed> {
+    let (key, _dir) = key("pieces");
+    let old = signed_image(ground, "pieces-old", &key, "1");
+    let new = signed_image(ground, "pieces-new", &key, "2");
+    let mut boot = Boot::trusting(ground, &new, key.trusted_from("2"), &[on_esp()]);
+    for (guid, image) in [(FIRST, &old), (SECOND, &new)] {
+        let volume = boot.path(&format!("volume-{guid}"));
+        volumes::fat32_fragmented(&volume, &image.path);
+        boot.disk(&[Partition::esp(guid, &volume).unwrap()]);
+    }
+    let seen = boot.words(WORDS).succeeds();
+    seen.data_is_intact();
+    seen.expects_in_order(&[
+        "the image has version \"1\", and the boot plan allows none below \"2\"",
+        &format!("[stage device] {FILE} on /dev/ubdb1"),
+        "(dm-verity over dm-linear over /dev/loop",
+        "[stage exec]",
+    ]);
+    // Those of the first are gone.
+    assert_eq!(seen.fact("stacked").split(' ').count(), 3);
     Ok(())
 }
