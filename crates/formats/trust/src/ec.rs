@@ -3,9 +3,9 @@
 //! Points are in Jacobian coordinates: (X, Y, Z) is the affine point (X/Z²,
 //! Y/Z³), Z = 0 the point at infinity, so that no step needs a division. u1·G +
 //! u2·Q is worked out in one pass over the bits of both scalars, each in its
-//! non-adjacent form of width 5.
+//! non-adjacent form of width 5, with tables of affine points.
 
-use crate::arith::{Modulus, add_assign, bit_len, is_set, is_zero, read_be, sub_assign};
+use crate::arith::{Modulus, add_assign, bit_len, is_set, is_zero, read_be};
 
 /// A curve y² = x³ - 3x + b, with numbers of `N` limbs.
 pub(crate) struct Curve<const N: usize> {
@@ -100,12 +100,37 @@ pub(crate) const P384: Curve<6> = Curve {
     ),
 };
 
+/// A point that is not the one at infinity: affine coordinates, in Montgomery
+/// form.
+#[derive(Clone, Copy)]
+struct Affine<const N: usize> {
+    x: [u64; N],
+    y: [u64; N],
+}
+
 /// A point in Jacobian coordinates, each in Montgomery form.
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 struct Point<const N: usize> {
     x: [u64; N],
     y: [u64; N],
     z: [u64; N],
+}
+
+impl<const N: usize> Point<N> {
+    const INFINITY: Self = Self {
+        x: [0; N],
+        y: [0; N],
+        z: [0; N],
+    };
+
+    /// A point of which `one` is Z, in Montgomery form.
+    fn from_affine(point: &Affine<N>, one: [u64; N]) -> Self {
+        Self {
+            x: point.x,
+            y: point.y,
+            z: one,
+        }
+    }
 }
 
 /// The odd multiples 1, 3, … 15 of a point.
@@ -138,24 +163,18 @@ impl<const N: usize> Curve<N> {
 
         // n has as many bits as the limbs, so that the leftmost bits of the
         // digest are its first bytes and less than 2n.
-        let mut e = read_be(digest.get(..N * 8).unwrap_or(digest), [0; N])?;
-        scalars.reduce(&mut e, false);
-        // Fermat: the inverse of s is s to the power of n - 2.
-        let mut exponent = self.n;
-        let mut two = [0; N];
-        two[0] = 2;
-        sub_assign(&mut exponent, &two);
-        let inverse = scalars.pow(&scalars.enter(&s), &exponent);
+        let e = read_be(digest.get(..N * 8).unwrap_or(digest), [0; N])?;
+        let e = scalars.reduce(e, false);
+        let inverse = scalars.enter(&scalars.inverse(&s)?);
         // A product with one factor in Montgomery form has left it.
         let u1 = scalars.mul(&e, &inverse);
         let u2 = scalars.mul(&r, &inverse);
 
-        let g = Point {
+        let g = Affine {
             x: field.enter(&self.g.0),
             y: field.enter(&self.g.1),
-            z: one(&field),
         };
-        let sum = multiply_both(&field, (&g, &u1), (&q, &u2));
+        let sum = multiply_both(&field, [&g, &q], [&u1, &u2])?;
         if is_zero(&sum.z) {
             return None;
         }
@@ -169,19 +188,19 @@ impl<const N: usize> Curve<N> {
     }
 
     /// Reads a point and checks that it is on the curve.
-    fn point(&self, field: &Modulus<[u64; N]>, bytes: &[u8]) -> Option<Point<N>> {
+    fn point(&self, field: &Modulus<[u64; N]>, bytes: &[u8]) -> Option<Affine<N>> {
         let (x, y) = bytes.strip_prefix(&[4])?.split_at_checked(N * 8)?;
         if y.len() != N * 8 {
             return None;
         }
         let [x, y] = [x, y].map(|bytes| read_be(bytes, [0; N]).filter(|value| field.holds(value)));
         let (x, y) = (field.enter(&x?), field.enter(&y?));
-        let z = one(field);
-        let three = field.add(&field.add(&z, &z), &z);
+        let one = one(field);
+        let three = field.add(&field.add(&one, &one), &one);
         // x³ - 3x + b is (x² - 3)·x + b.
         let slope = field.sub(&field.mul(&x, &x), &three);
         let right = field.add(&field.mul(&slope, &x), &field.enter(&self.b));
-        (field.mul(&y, &y) == right).then_some(Point { x, y, z })
+        (field.mul(&y, &y) == right).then_some(Affine { x, y })
     }
 }
 
@@ -192,48 +211,73 @@ fn one<const N: usize>(field: &Modulus<[u64; N]>) -> [u64; N] {
     field.enter(&one)
 }
 
-/// `a`·A + `b`·B for two pairs of a point and a scalar.
+/// The sum of two points (of the curve's order), each times its scalar.
 fn multiply_both<const N: usize>(
     field: &Modulus<[u64; N]>,
-    a: (&Point<N>, &[u64; N]),
-    b: (&Point<N>, &[u64; N]),
-) -> Point<N> {
-    let terms = [a, b].map(|(point, scalar)| (odd_multiples(field, point), digits(scalar)));
-    let mut sum = Point {
-        x: [0; N],
-        y: [0; N],
-        z: [0; N],
-    };
+    points: [&Affine<N>; 2],
+    scalars: [&[u64; N]; 2],
+) -> Option<Point<N>> {
+    let tables = odd_multiples(field, points)?;
+    let digits = scalars.map(digits);
+    let mut sum = Point::INFINITY;
     for i in (0..N * 64 + 1).rev() {
         if !is_zero(&sum.z) {
             sum = double(field, &sum);
         }
-        for (table, digits) in &terms {
+        for (table, digits) in tables.iter().zip(&digits) {
             let digit = digits.get(i).copied().unwrap_or(0);
             if let Some(multiple) = table.get(usize::from(digit.unsigned_abs() / 2)) {
                 if digit > 0 {
                     sum = add(field, &sum, multiple);
                 } else if digit < 0 {
-                    let mut negative = multiple.clone();
-                    negative.y = field.sub(&[0; N], &negative.y);
-                    sum = add(field, &sum, &negative);
+                    let y = field.sub(&[0; N], &multiple.y);
+                    sum = add(field, &sum, &Affine { y, ..*multiple });
                 }
             }
         }
     }
-    sum
+    Some(sum)
 }
 
-/// 1, 3, … 15 times the point.
-fn odd_multiples<const N: usize>(field: &Modulus<[u64; N]>, point: &Point<N>) -> [Point<N>; TABLE] {
-    let twice = double(field, point);
-    let mut next = point.clone();
-    core::array::from_fn(|i| {
-        if i > 0 {
-            next = add(field, &next, &twice);
+/// 1, 3, … 15 times each point, which has a greater order than that.
+///
+/// All are made affine by one inverse (Montgomery's trick, algorithm 2.26 of the
+/// Guide to Elliptic Curve Cryptography): additions are cheaper for it.
+fn odd_multiples<const N: usize>(
+    field: &Modulus<[u64; N]>,
+    points: [&Affine<N>; 2],
+) -> Option<[[Affine<N>; TABLE]; 2]> {
+    let one = one(field);
+    let multiples = points.map(|point| {
+        let mut multiples = [Point::from_affine(point, one); 2 * TABLE];
+        for i in 1..TABLE {
+            multiples[2 * i] = double(field, &multiples[i]);
+            multiples[2 * i + 1] = add(field, &multiples[2 * i], point);
         }
-        next.clone()
-    })
+        multiples
+    });
+    let odd: [&Point<N>; 2 * TABLE] =
+        core::array::from_fn(|i| &multiples[i / TABLE][i % TABLE * 2 + 1]);
+
+    // The product of all Z that come before each.
+    let mut product = one;
+    let mut before = [one; 2 * TABLE];
+    for (before, point) in before.iter_mut().zip(odd) {
+        *before = product;
+        product = field.mul(&product, &point.z);
+    }
+    // The inverse of z·R is to be R/z, not 1/(z·R).
+    let mut inverse = field.enter(&field.enter(&field.inverse(&product)?));
+    let mut tables = [[Affine { x: one, y: one }; TABLE]; 2];
+    let places = tables.as_flattened_mut().iter_mut();
+    for ((place, before), point) in places.zip(&before).zip(odd).rev() {
+        let z = field.mul(&inverse, before);
+        inverse = field.mul(&inverse, &point.z);
+        let zz = field.mul(&z, &z);
+        place.x = field.mul(&point.x, &zz);
+        place.y = field.mul(&point.y, &field.mul(&zz, &z));
+    }
+    Some(tables)
 }
 
 /// The non-adjacent form of width 5: digits that are 0 or odd, from -15 to 15,
@@ -269,48 +313,39 @@ fn double<const N: usize>(field: &Modulus<[u64; N]>, p: &Point<N>) -> Point<N> {
     let twice = |a: &[u64; N]| field.add(a, a);
     let delta = field.mul(&p.z, &p.z);
     let gamma = field.mul(&p.y, &p.y);
-    let beta4 = twice(&twice(&field.mul(&p.x, &gamma)));
+    let gamma2 = twice(&gamma);
+    let beta4 = field.mul(&p.x, &twice(&gamma2));
     let alpha = field.mul(&field.sub(&p.x, &delta), &field.add(&p.x, &delta));
     let alpha = field.add(&twice(&alpha), &alpha);
     let x = field.sub(&field.mul(&alpha, &alpha), &twice(&beta4));
     let z = twice(&field.mul(&p.y, &p.z));
-    let gamma8 = twice(&twice(&twice(&field.mul(&gamma, &gamma))));
-    let y = field.sub(&field.mul(&alpha, &field.sub(&beta4, &x)), &gamma8);
+    let square8 = twice(&field.mul(&gamma2, &gamma2));
+    let y = field.sub(&field.mul(&alpha, &field.sub(&beta4, &x)), &square8);
     Point { x, y, z }
 }
 
-/// The sum of any two points (formulas "add-1998-cmo-2" of the same database).
-fn add<const N: usize>(field: &Modulus<[u64; N]>, p: &Point<N>, q: &Point<N>) -> Point<N> {
+/// The sum of any two points (formulas "madd-2004-hmv" of the same database).
+fn add<const N: usize>(field: &Modulus<[u64; N]>, p: &Point<N>, q: &Affine<N>) -> Point<N> {
     if is_zero(&p.z) {
-        return q.clone();
+        return Point::from_affine(q, one(field));
     }
-    if is_zero(&q.z) {
-        return p.clone();
-    }
-    let pzz = field.mul(&p.z, &p.z);
-    let qzz = field.mul(&q.z, &q.z);
-    let u = field.mul(&p.x, &qzz);
-    let s = field.mul(&p.y, &field.mul(&q.z, &qzz));
-    let h = field.sub(&field.mul(&q.x, &pzz), &u);
-    let r = field.sub(&field.mul(&q.y, &field.mul(&p.z, &pzz)), &s);
+    let zz = field.mul(&p.z, &p.z);
+    let h = field.sub(&field.mul(&q.x, &zz), &p.x);
+    let r = field.sub(&field.mul(&q.y, &field.mul(&zz, &p.z)), &p.y);
     if is_zero(&h) {
         return if is_zero(&r) {
             double(field, p)
         } else {
-            Point {
-                x: p.x,
-                y: p.y,
-                z: [0; N],
-            }
+            Point::INFINITY
         };
     }
     let hh = field.mul(&h, &h);
     let hhh = field.mul(&h, &hh);
-    let v = field.mul(&u, &hh);
+    let v = field.mul(&p.x, &hh);
     let x = field.sub(&field.mul(&r, &r), &hhh);
     let x = field.sub(&x, &field.add(&v, &v));
-    let y = field.sub(&field.mul(&r, &field.sub(&v, &x)), &field.mul(&s, &hhh));
-    let z = field.mul(&field.mul(&p.z, &q.z), &h);
+    let y = field.sub(&field.mul(&r, &field.sub(&v, &x)), &field.mul(&p.y, &hhh));
+    let z = field.mul(&p.z, &h);
     Point { x, y, z }
 }
 
@@ -318,6 +353,7 @@ fn add<const N: usize>(field: &Modulus<[u64; N]>, p: &Point<N>, q: &Point<N>) ->
 #[cfg(test)]
 pub(crate) mod laws {
     use super::*;
+    use crate::arith::sub_assign;
 
     /// `digits` must describe `scalar`.
     pub(crate) fn digits<const N: usize>(scalar: &[u64; N]) {
@@ -347,16 +383,14 @@ pub(crate) mod laws {
     /// every special case of an addition.
     pub(crate) fn check<const N: usize>(curve: &Curve<N>) {
         let field = Modulus::new(curve.p).unwrap();
-        let g = Point {
+        let g = Affine {
             x: field.enter(&curve.g.0),
             y: field.enter(&curve.g.1),
-            z: one(&field),
         };
+        let start = Point::from_affine(&g, one(&field));
         let affine = |point: &Point<N>| {
             let mut exponent = curve.p;
-            let mut two = [0; N];
-            two[0] = 2;
-            sub_assign(&mut exponent, &two);
+            exponent[0] -= 2;
             let inverse = field.pow(&point.z, &exponent);
             let square = field.mul(&inverse, &inverse);
             let cube = field.mul(&square, &inverse);
@@ -367,7 +401,7 @@ pub(crate) mod laws {
             scalar[0] = value;
             scalar
         };
-        let times = |a: &[u64; N], b: &[u64; N]| multiply_both(&field, (&g, a), (&g, b));
+        let times = |a: &[u64; N], b: &[u64; N]| multiply_both(&field, [&g, &g], [a, b]).unwrap();
         let minus = |value: u64| {
             let mut scalar = curve.n;
             sub_assign(&mut scalar, &small(value));
@@ -380,7 +414,7 @@ pub(crate) mod laws {
             assert!(is_zero(&times(&minus(value), &small(value)).z), "{value}");
         }
         // Repeated additions agree with multiples.
-        let mut sum = g.clone();
+        let mut sum = start;
         for value in 2..200 {
             sum = add(&field, &sum, &g);
             assert_eq!(affine(&sum), affine(&times(&small(value), &small(0))));
@@ -391,8 +425,53 @@ pub(crate) mod laws {
         assert_eq!(x, g.x);
         assert_eq!(field.add(&y, &g.y), [0; N]);
         let infinity = times(&small(0), &small(0));
-        assert_eq!(affine(&add(&field, &infinity, &g)), affine(&g));
-        assert_eq!(affine(&add(&field, &g, &infinity)), affine(&g));
+        assert_eq!(affine(&add(&field, &infinity, &g)), (g.x, g.y));
         assert!(is_zero(&double(&field, &infinity).z));
+        // The tables hold what repeated additions give, of both points.
+        let twice = affine(&double(&field, &start));
+        let twice = Affine {
+            x: twice.0,
+            y: twice.1,
+        };
+        let [ones, twos] = odd_multiples(&field, [&g, &twice]).unwrap();
+        for (table, step) in [(ones, g), (twos, twice)] {
+            let mut sum = Point::INFINITY;
+            for multiple in table {
+                sum = add(&field, &sum, &step);
+                assert_eq!((multiple.x, multiple.y), affine(&sum));
+                sum = add(&field, &sum, &step);
+            }
+        }
+    }
+
+    /// With the prime and with the order: the unrolled multiplication gives what
+    /// the one for any length does, and the inverse what Fermat's theorem says.
+    pub(crate) fn arithmetic<const N: usize>(curve: &Curve<N>, a: [u64; N], b: [u64; N]) {
+        for n in [curve.p, curve.n] {
+            let modulus = Modulus::new(n).unwrap();
+            let any = Modulus::new(n.to_vec()).unwrap();
+            let mut highest = n;
+            highest[0] -= 1;
+            let [a, b] = [a, b].map(|value| modulus.reduce(value, false));
+            for (a, b) in [
+                (a, b),
+                (a, a),
+                (highest, b),
+                (a, highest),
+                (highest, highest),
+            ] {
+                let product = modulus.mul(&a, &b);
+                assert!(modulus.holds(&product));
+                assert_eq!(product[..], any.mul(&a.to_vec(), &b.to_vec()));
+            }
+
+            let mut exponent = n;
+            exponent[0] -= 2;
+            for value in [a, b, highest].into_iter().filter(|value| !is_zero(value)) {
+                let power = modulus.pow(&modulus.enter(&value), &exponent);
+                assert_eq!(modulus.inverse(&value), Some(modulus.leave(&power)));
+            }
+            assert_eq!(modulus.inverse(&[0; N]), None);
+        }
     }
 }

@@ -48,6 +48,13 @@
 //! current releases need a newer compiler than this project may ask for. What
 //! is here is small enough to read, and tested against OpenSSL and the
 //! Wycheproof vectors.
+//!
+//! # What it costs
+//! [`verify_detached`] in a program like PID 1 (x86-64; this crate at optimisation
+//! level 2, all else at level z), in millions of instructions as callgrind counts
+//! them: RSA-4096 2.33, P-256 1.34, P-384 2.82. The bound is 3 for each. Level z
+//! would take 5.8, 2.2 and 4.7; level 2 makes storage-init 18 KB larger, 7 KB
+//! when compressed.
 
 #![no_std]
 #![forbid(unsafe_code)]

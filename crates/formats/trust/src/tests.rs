@@ -65,6 +65,23 @@ proptest! {
         prop_assert!(!is_set(&[value], 64));
     }
 
+    #[test]
+    fn arithmetic_of_the_curves(
+        a: [u64; 6],
+        b: [u64; 6],
+        fill in prop::sample::select(&[None, Some(0), Some(u64::MAX)][..]),
+        filled in 0..6usize,
+    ) {
+        // Half of the limbs at an extreme, for carries that chance never meets.
+        let mut a = a;
+        if let Some(fill) = fill {
+            a[filled..].fill(fill);
+        }
+        laws::arithmetic(&P384, a, b);
+        let low = |limbs: [u64; 6]| [limbs[0], limbs[1], limbs[2], limbs[3]];
+        laws::arithmetic(&P256, low(a), low(b));
+    }
+
     /// The digits give the scalar again, and are sparse.
     #[test]
     fn digits_of_a_scalar(scalar: [u64; 4], high in prop::sample::select(&[0, 1, u64::MAX][..])) {
@@ -81,6 +98,12 @@ fn what_is_no_modulus() {
     assert!(Modulus::new([0, 1]).is_none());
     assert!(Modulus::new(Vec::new()).is_none());
     assert!(Modulus::new([1, 1]).is_some());
+    assert!(Modulus::new([1, 0, 0, u64::MAX, u64::MAX, u64::MAX]).is_some());
+    assert!(Modulus::new([1, 0, 0, u64::MAX - 1, u64::MAX, u64::MAX]).is_none());
+    // 3 has no inverse modulo 9, nor has 9.
+    let nine = Modulus::new([9, 0]).unwrap();
+    assert_eq!(nine.inverse(&[2, 0]), Some([5, 0]));
+    assert_eq!(nine.inverse(&[3, 0]), None);
     assert!(is_zero(&[0, 0]) && !is_zero(&[0, 1]));
     assert_eq!(read_be(&[1, 0, 0, 0, 0, 0, 0, 0, 0], [0]), None);
     assert_eq!(read_be(&[], [5]), Some([0]));
