@@ -46,7 +46,7 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Say what a file is and what it contains
     Inspect(InspectArgs),
-    /// Put a built set on the ESP, XBOOTLDR or /boot, with a boot entry
+    /// Put a built set where it boots from, with a boot entry
     Install(InstallArgs),
     /// Boot a built set in QEMU
     Run(RunArgs),
@@ -385,6 +385,10 @@ pub struct InspectArgs {
 
 /// Arguments of `install`.
 #[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  initoverlayfs install --root /
+  initoverlayfs install --root / --image-partitions /dev/vda5,/dev/vda6 --dry-run")]
 pub struct InstallArgs {
     /// Root of the system that the entry is for
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
@@ -407,6 +411,21 @@ pub struct InstallArgs {
     /// Folder of the extended boot loader partition or of /boot
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub boot: Option<PathBuf>,
+
+    /// Spare partitions of one disk that the image is written to, for an image
+    /// built with `--image-on partition`
+    ///
+    /// One each for the file system, its hash tree and, if the image is signed,
+    /// the signature; or a single one for the whole image, where the plan names
+    /// it by label, PARTUUID or type. Each is a device node (/dev/vda3),
+    /// `PARTLABEL=NAME` or `PARTUUID=GUID`. What they hold is lost. They are
+    /// written, read back and proven, and then sfdisk gives them the PARTUUIDs
+    /// by which a boot finds them. Refused are partitions that are mounted, in
+    /// use, too small, of a type for something else, or that this system booted
+    /// from.
+    #[arg(long, value_name = "DATA,HASHES[,SIGNATURE]", value_delimiter = ',',
+          value_hint = ValueHint::AnyPath)]
+    pub image_partitions: Vec<installer::PartitionName>,
 
     /// First part of the entry's name: `auto`, `machine-id`, `product` or
     /// `literal:TOKEN`

@@ -1,4 +1,4 @@
-//! `install`: puts a built set on a boot partition.
+//! `install`: puts a built set on a boot partition, or its image into partitions.
 
 use installer::{Action, BuiltSet, Options, Report};
 
@@ -13,6 +13,7 @@ pub(crate) fn run(args: &InstallArgs) -> Result<()> {
         boot: args.boot.clone(),
         entry_token: args.entry_token.clone(),
         cmdline: args.cmdline.clone(),
+        image_partitions: args.image_partitions.clone(),
         dry_run: args.dry_run,
     };
     let bars = ui::Bars::default();
@@ -30,19 +31,15 @@ pub(crate) fn run(args: &InstallArgs) -> Result<()> {
 }
 
 fn print(report: &Report, dry_run: bool) {
+    print_partitions(report);
     let rows: Vec<Vec<String>> = report
         .files
         .iter()
         .map(|file| {
-            let action = match file.action {
-                Action::Written => "written",
-                Action::AlreadyThere => "already there",
-                Action::WouldWrite => "would be written",
-            };
             vec![
                 file.path.display().to_string(),
                 ui::size(file.size),
-                action.into(),
+                said(file.action).into(),
             ]
         })
         .collect();
@@ -63,6 +60,35 @@ fn print(report: &Report, dry_run: bool) {
              Try it once with: bootctl set-oneshot {}",
             report.entry_file
         );
+    }
+}
+
+fn print_partitions(report: &Report) {
+    let rows: Vec<Vec<String>> = report
+        .partitions
+        .iter()
+        .map(|part| {
+            let read_only = if part.read_only { ", read-only" } else { "" };
+            vec![
+                part.node.display().to_string(),
+                part.holds.clone(),
+                ui::size(part.size),
+                format!("PARTUUID={}{read_only}", part.partuuid),
+                said(part.action).into(),
+            ]
+        })
+        .collect();
+    if !rows.is_empty() {
+        ui::table(&["partition", "holds", "size", "name", ""], &rows);
+        anstream::println!();
+    }
+}
+
+fn said(action: Action) -> &'static str {
+    match action {
+        Action::Written => "written",
+        Action::AlreadyThere => "already there",
+        Action::WouldWrite => "would be written",
     }
 }
 

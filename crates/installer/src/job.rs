@@ -8,6 +8,7 @@ use crate::entry::{self, Content as EntryContent};
 use crate::error::{ErrorKind, InstallError};
 use crate::identity;
 use crate::manifest::{Artefact, BuiltSet, Place, digest};
+use crate::partitions::{self, ImageJob};
 use crate::system::System;
 use crate::target::{self, Target};
 use crate::vfs::Vfs;
@@ -47,6 +48,8 @@ pub(crate) struct Job {
     entry: String,
     /// Folders that must exist, parents first.
     pub(crate) folders: Vec<PathBuf>,
+    /// The image, if it has partitions of its own; written first.
+    pub(crate) image: Option<ImageJob>,
     /// In writing order, the entry or the UKI last.
     pub(crate) files: Vec<FileJob>,
     notes: Vec<String>,
@@ -70,6 +73,11 @@ impl Job {
             entry_id: self.entry_id.clone(),
             entry_file: self.entry_file.clone(),
             entry: self.entry.clone(),
+            partitions: self
+                .image
+                .iter()
+                .flat_map(|image| image.parts.iter().map(|part| part.report(written)))
+                .collect(),
             files: self.files.iter().map(file).collect(),
             notes: self.notes.clone(),
         }
@@ -96,9 +104,17 @@ pub(crate) fn resolve(
             .with_hint("build again with another --product or --version")
         })?;
     }
-    let target = target::find(system, &root, options, &manifest.candidates)?;
     let tokens = identity::tokens(&root, &options.entry_token, &manifest.product)?;
-    let token = choose_token(&target, &tokens, version, &manifest.image.name)?;
+    let (target, image, token) = if options.image_partitions.is_empty() {
+        let target = target::find(system, &root, options, &manifest.candidates)?;
+        let token = choose_token(&target, &tokens, version, &manifest.image.name)?;
+        (target, None, token)
+    } else {
+        let (image, place) = partitions::resolve(system, vfs, set, &options.image_partitions)?;
+        let target = target::beside(system, &root, options, &place)?;
+        let token = tokens.into_iter().map(|(token, _)| token).next();
+        (target, Some(image), token.unwrap_or_default())
+    };
 
     let mut notes = target.notes.clone();
     let running = root == Path::new("/");
@@ -106,7 +122,8 @@ pub(crate) fn resolve(
     if let Some(uki) = &manifest.uki {
         check_uki_cmdline(set, options)?;
         let folder = target::uki_folder(system, &root, options, &target)?;
-        return uki_job(vfs, set, uki, target, &token, &folder, notes);
+        let job = uki_job(vfs, set, uki, target, image, &token, &folder)?;
+        return Ok(Job { notes, ..job });
     }
     let cmdline = cmdline(system, &root, running, set, options, &mut notes)?;
     let folder = format!("{}/{token}/{version}", target.prefix);
@@ -122,7 +139,8 @@ pub(crate) fn resolve(
         options: &cmdline,
     })?;
 
-    let (folders, files) = layout(&target, set, &token, &entry_id, &text)?;
+    let with_image = image.is_none();
+    let (folders, files) = layout(&target, set, with_image, &token, &entry_id, &text)?;
     check_room(vfs, &target, &files.iter().collect::<Vec<_>>())?;
     Ok(Job {
         target,
@@ -130,6 +148,7 @@ pub(crate) fn resolve(
         entry_id,
         entry: text,
         folders,
+        image,
         files,
         notes,
     })
@@ -216,9 +235,9 @@ fn uki_job(
     set: &BuiltSet,
     uki: &Artefact,
     target: Target,
+    image_job: Option<ImageJob>,
     token: &str,
     folder: &Target,
-    notes: Vec<String>,
 ) -> Result<Job, InstallError> {
     let manifest = &set.manifest;
     let entry_id = format!("{token}-{}", manifest.product_version);
@@ -227,35 +246,38 @@ fn uki_job(
     let inner = outer.join(&manifest.product_version);
     let efi = folder.dir.join("EFI");
     let linux = efi.join("Linux");
-    let mut image = [from_set(
-        set,
-        &manifest.image,
-        inner.join(&manifest.image.name),
-        0o600,
-    )];
-    let mut entry = [from_set(set, uki, linux.join(&entry_file), 0o600)];
+    let mut image = Vec::new();
+    let mut folders = Vec::new();
+    if image_job.is_none() {
+        let to = inner.join(&manifest.image.name);
+        image.push(from_set(set, &manifest.image, to, 0o600));
+        folders.extend([outer, inner]);
+    }
+    let mut entry = vec![from_set(set, uki, linux.join(&entry_file), 0o600)];
     check_files(&target, &mut image)?;
     check_files(folder, &mut entry)?;
     check_counted(&linux, &entry_id, &entry_file, entry::is_uki)?;
-    let folders = vec![outer, inner, efi, linux];
+    folders.extend([efi, linux]);
     for folder in &folders {
         check_folder(folder)?;
     }
-    let [image, entry] = [image, entry].map(|[file]| file);
     if folder.dir == target.dir {
-        check_room(vfs, &target, &[&image, &entry])?;
+        let both: Vec<_> = image.iter().chain(&entry).collect();
+        check_room(vfs, &target, &both)?;
     } else {
-        check_room(vfs, &target, &[&image])?;
-        check_room(vfs, folder, &[&entry])?;
+        check_room(vfs, &target, &image.iter().collect::<Vec<_>>())?;
+        check_room(vfs, folder, &entry.iter().collect::<Vec<_>>())?;
     }
+    let files = image.into_iter().chain(entry).collect();
     Ok(Job {
         target,
         entry_id,
         entry_file,
         entry: String::new(),
         folders,
-        files: vec![image, entry],
-        notes,
+        image: image_job,
+        files,
+        notes: Vec::new(),
     })
 }
 
@@ -294,6 +316,7 @@ type Layout = (Vec<PathBuf>, Vec<FileJob>);
 fn layout(
     target: &Target,
     set: &BuiltSet,
+    with_image: bool,
     token: &str,
     entry_id: &str,
     text: &str,
@@ -304,16 +327,16 @@ fn layout(
     let loader = target.dir.join("loader");
     let entries = loader.join("entries");
     // The initramfs may hold secrets of the host; dracut's are private too.
-    let mut files = vec![
-        from_set(
-            set,
-            &manifest.image,
-            inner.join(&manifest.image.name),
-            0o600,
-        ),
-        from_set(set, &manifest.initrd, inner.join("initrd"), 0o600),
-        from_set(set, &manifest.kernel, inner.join("linux"), 0o644),
+    let image = with_image.then_some((&manifest.image, manifest.image.name.as_str(), 0o600));
+    let beside = [
+        (&manifest.initrd, "initrd", 0o600),
+        (&manifest.kernel, "linux", 0o644),
     ];
+    let mut files: Vec<_> = image
+        .into_iter()
+        .chain(beside)
+        .map(|(artefact, name, mode)| from_set(set, artefact, inner.join(name), mode))
+        .collect();
     let mut bytes = text.as_bytes();
     let (size, sha256) = digest(&mut bytes)
         .map_err(|e| InstallError::new(ErrorKind::Io, "no digest").with_source(e))?;

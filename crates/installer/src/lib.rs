@@ -19,10 +19,13 @@
 //! /EFI/Linux/TOKEN-VERSION.efi  on the ESP or XBOOTLDR
 //! ```
 //!
-//! An image that is not authenticated is `image.erofs`.
+//! An image that is not authenticated is `image.erofs`. With
+//! [`Options::image_partitions`] the image goes into partitions of a disk
+//! instead, and the rest to the ESP or XBOOTLDR.
 //!
 //! # The promise
-//! Nothing that exists is changed or removed, and a crash or a power cut at any
+//! No file that exists is changed or removed, no partition but those that the
+//! user names as spare, and a crash or a power cut at any
 //! point leaves either no new entry or one whose files are all there, whole:
 //!
 //! 1. Everything is worked out and checked (room, names, conflicts) before the
@@ -32,17 +35,25 @@
 //!    folder synced.
 //! 3. The entry or the UKI comes last, the same way.
 //!
-//! A failure that is not a crash takes back what this run made. A file that is
+//! Partitions come before files: written, synced, read back, proven, and only
+//! then given the PARTUUIDs by which a boot finds them.
+//!
+//! A failure that is not a crash takes back the files that this run made; spare
+//! partitions keep what was written. A file that is
 //! there with the same content is left alone, so an installation can be repeated.
 
 #![forbid(unsafe_code)]
 
+mod booted;
 mod entry;
 mod error;
 mod identity;
 mod job;
 pub mod manifest;
+mod partitions;
 mod run;
+mod sfdisk;
+mod slot;
 mod system;
 mod target;
 pub mod vfs;
@@ -54,6 +65,7 @@ use serde::Serialize;
 pub use error::{ErrorKind, InstallError};
 pub use identity::{EntryToken, check_name};
 pub use manifest::{BuiltSet, Manifest};
+pub use slot::{Change, PartitionName, Slot};
 pub use system::{FileSource, System};
 pub use target::{ESP_TYPE, TargetKind, XBOOTLDR_TYPE};
 
@@ -69,6 +81,10 @@ pub struct Options {
     /// Kernel arguments of the entry; `None` takes the root's. Those of a UKI
     /// cannot be others than it was built with.
     pub cmdline: Option<String>,
+    /// The spare partitions of one disk that take the image: one for all of it,
+    /// or one each for file system, hash tree and, if it is signed, signature.
+    /// Empty for an image in a file.
+    pub image_partitions: Vec<PartitionName>,
     /// Work everything out and write nothing.
     pub dry_run: bool,
 }
@@ -120,6 +136,29 @@ pub struct Installed {
     pub action: Action,
 }
 
+/// A partition of the installation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct InstalledPartition {
+    /// Its device node.
+    pub node: PathBuf,
+    /// What of the image it holds: `root`, `root-verity`, `root-verity-sig`, or
+    /// all of it: `image`.
+    pub holds: String,
+    /// How many bytes of it, from its first.
+    pub size: u64,
+    /// SHA-256 of these, lower-case hex.
+    pub sha256: String,
+    /// Its PARTUUID now.
+    pub partuuid: String,
+    /// Its partition type now.
+    pub type_guid: String,
+    /// Whether it has the read-only flag now.
+    pub read_only: bool,
+    /// What became of it.
+    pub action: Action,
+}
+
 /// What an installation did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -134,8 +173,11 @@ pub struct Report {
     pub entry_file: String,
     /// The entry's text; empty for a UKI.
     pub entry: String,
+    /// The image's partitions, file system first; empty if it is a file.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub partitions: Vec<InstalledPartition>,
     /// Image, mini-initramfs, kernel, entry, or image and UKI, in the order of
-    /// their writing.
+    /// their writing; no image if it has partitions.
     pub files: Vec<Installed>,
     /// What the user should know, a sentence each.
     pub notes: Vec<String>,
@@ -145,9 +187,10 @@ impl Report {
     /// Whether everything was there before.
     #[must_use]
     pub fn already_installed(&self) -> bool {
-        self.files
-            .iter()
-            .all(|file| file.action == Action::AlreadyThere)
+        let files = self.files.iter().map(|file| file.action);
+        files
+            .chain(self.partitions.iter().map(|part| part.action))
+            .all(|action| action == Action::AlreadyThere)
     }
 }
 

@@ -1,6 +1,8 @@
 //! Steps 2 and 3 of an installation: the writes, in an order that is safe
 //! against a power cut between any two of them.
 
+mod partitions;
+
 use std::cell::RefCell;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -45,6 +47,9 @@ pub(crate) fn run(job: &Job, vfs: &dyn Vfs, progress: &dyn Progress) -> Result<(
 
 impl Run<'_> {
     fn write(&self, job: &Job) -> Result<(), InstallError> {
+        if let Some(image) = &job.image {
+            self.image(image)?;
+        }
         if job.files.iter().all(|file| file.present) {
             return Ok(());
         }

@@ -25,6 +25,8 @@ pub struct System {
     pub sys: PathBuf,
     /// `/dev`.
     pub dev: PathBuf,
+    /// `/run`.
+    pub run: PathBuf,
 }
 
 impl Default for System {
@@ -33,6 +35,7 @@ impl Default for System {
             proc: "/proc".into(),
             sys: "/sys".into(),
             dev: "/dev".into(),
+            run: "/run".into(),
         }
     }
 }
@@ -126,6 +129,12 @@ impl FileSource {
         // A block device has no length; its end can be sought.
         let size = file.seek(SeekFrom::End(0))?;
         Ok(Self { file, size })
+    }
+
+    /// Drops clean pages, so that the reads that follow reach the medium. Advice
+    /// only: where it is not taken, a comparison is weaker.
+    pub(crate) fn forget_cached(&self) {
+        let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed);
     }
 }
 

@@ -87,7 +87,10 @@ pub(crate) fn find(
     for place in candidates {
         let selector = place.selector()?;
         let found = match (&place.file, &selector) {
-            (None, _) => Err("the image is a partition of its own, which is not written".into()),
+            (None, _) => Err(
+                "the image is a partition of its own, and none is named with --image-partitions"
+                    .into(),
+            ),
             (_, Selector::TypeGuid(ESP_TYPE)) => finder.esp(place),
             (_, Selector::TypeGuid(XBOOTLDR_TYPE)) => finder.xbootldr(place),
             _ => finder.other(place, &selector),
@@ -112,6 +115,34 @@ pub(crate) fn find(
         "mount the partition, name its folder with --esp or --boot, \
          or build for another place with --image-on",
     ))
+}
+
+/// The target for what a boot needs beside an image that has partitions of its
+/// own: a file system that firmware and boot loaders read.
+pub(crate) fn beside(
+    system: &System,
+    root: &Path,
+    options: &Options,
+    place: &Place,
+) -> Result<Target, InstallError> {
+    let finder = Finder::new(system, root, options)?;
+    let found = match &options.boot {
+        Some(_) => finder.xbootldr(place).or_else(|_| finder.esp(place)),
+        None => finder.esp(place).or_else(|why| {
+            let boot = finder.xbootldr(place);
+            boot.map_err(|other| format!("{why}; {other}"))
+        }),
+    };
+    found.map_err(|why| {
+        InstallError::new(
+            ErrorKind::NoTarget,
+            format!(
+                "found no place for the boot entry under {}: {why}",
+                root.display()
+            ),
+        )
+        .with_hint("mount the EFI system partition, or name its folder with --esp")
+    })
 }
 
 /// Where the UKI goes for an image in `target`: beside it where firmware and boot

@@ -1,15 +1,21 @@
-//! The few operations with which an installation changes a file system.
+//! The few operations with which an installation changes a file system or a
+//! partition.
 //!
 //! Everything that writes goes through [`Vfs`], so that a test can cut the power
 //! before any of them and look at what is left.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::{Advice, CWD, RenameFlags};
+use iofs_source::ReadAt;
+use rustix::fs::{Advice, CWD, OFlags, RenameFlags};
 use rustix::io::Errno;
+
+use crate::sfdisk;
+use crate::slot::{Change, Slot};
+use crate::system::FileSource;
 
 /// Room on a file system, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +86,33 @@ pub trait Vfs {
     /// # Errors
     /// As statvfs(3).
     fn space(&self, path: &Path) -> io::Result<Space>;
+
+    /// Opens a partition for writing from its first byte, as the only user: one
+    /// that is mounted, or that swap, device-mapper or RAID have, is refused.
+    ///
+    /// # Errors
+    /// As open(2) with `O_EXCL` on a block device: `EBUSY` if it is in use.
+    fn claim(&self, slot: &Slot) -> io::Result<Box<dyn OutFile>>;
+
+    /// Opens a partition for reading, as [`Self::read_back`] does a file.
+    ///
+    /// # Errors
+    /// As open(2).
+    fn partition(&self, slot: &Slot) -> io::Result<Box<dyn ReadAt>>;
+
+    /// Whether [`Self::rename_partition`] has what it needs.
+    ///
+    /// # Errors
+    /// What is missing.
+    fn can_rename_partitions(&self) -> io::Result<()>;
+
+    /// Changes a partition's entry in its disk's partition table, and returns
+    /// once the table has reached the medium. At a power cut the table has the
+    /// old or the new entry: of its two copies one is whole at any time.
+    ///
+    /// # Errors
+    /// What the tool that does it says.
+    fn rename_partition(&self, slot: &Slot, change: Change) -> io::Result<()>;
 }
 
 /// The host's file systems.
@@ -146,4 +179,44 @@ impl Vfs for HostVfs {
             block: stat.f_frsize.max(1),
         })
     }
+
+    fn claim(&self, slot: &Slot) -> io::Result<Box<dyn OutFile>> {
+        let file = OpenOptions::new()
+            .write(true)
+            .custom_flags(exclusive())
+            .open(&slot.node)?;
+        let found = file.metadata()?;
+        let device = found.rdev();
+        let number = format!(
+            "{}:{}",
+            rustix::fs::major(device),
+            rustix::fs::minor(device)
+        );
+        if !found.file_type().is_block_device() || number != slot.device {
+            return Err(io::Error::other(format!(
+                "it is not the block device {}",
+                slot.device
+            )));
+        }
+        Ok(Box::new(file))
+    }
+
+    fn partition(&self, slot: &Slot) -> io::Result<Box<dyn ReadAt>> {
+        let source = FileSource::open(&slot.node)?;
+        source.forget_cached();
+        Ok(Box::new(source))
+    }
+
+    fn can_rename_partitions(&self) -> io::Result<()> {
+        sfdisk::is_there()
+    }
+
+    fn rename_partition(&self, slot: &Slot, change: Change) -> io::Result<()> {
+        sfdisk::change(&slot.disk, slot.number, change)
+    }
+}
+
+/// `O_EXCL` without `O_CREAT` has a meaning on block devices only (open(2)).
+fn exclusive() -> i32 {
+    i32::try_from(OFlags::EXCL.bits()).unwrap_or_default()
 }

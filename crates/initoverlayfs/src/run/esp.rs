@@ -43,6 +43,7 @@ pub(super) fn make(path: &Path, set: &BuiltSet, place: &Place, cmdline: &str) ->
         esp: Some(esp.clone()),
         entry_token: token_of(file),
         cmdline: Some(cmdline.into()),
+        image_partitions: Vec::new(),
         dry_run: false,
     };
     // A UKI has its own arguments; a run has more.

@@ -88,3 +88,32 @@ fn a_missing_target_is_explained() {
     assert!(ran.stderr.contains("no vfat"), "{}", ran.stderr);
     assert!(ran.stderr.contains("--esp"), "{}", ran.stderr);
 }
+
+#[test]
+fn partitions_for_the_image_are_read_and_refused_in_words() {
+    let dir = tempfile::tempdir().unwrap();
+    set(&dir.path().join("set"));
+    let install = |partitions: &str| {
+        run([
+            "install".as_ref(),
+            "--root".as_ref(),
+            dir.path().as_os_str(),
+            "--from".as_ref(),
+            dir.path().join("set").as_os_str(),
+            "--image-partitions".as_ref(),
+            partitions.as_ref(),
+        ])
+    };
+    let ran = install("vda3,PARTLABEL=b");
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+    assert!(ran.stderr.contains("PARTLABEL=NAME"), "{}", ran.stderr);
+
+    let ran = install("/dev/null");
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    assert!(ran.stderr.contains("not a partition"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("lsblk"), "{}", ran.stderr);
+
+    let ran = install("PARTLABEL=no such name");
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    assert!(ran.stderr.contains("no disk"), "{}", ran.stderr);
+}

@@ -3,13 +3,15 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use installer::manifest::{Artefact, Manifest, Partition, Place};
 use installer::vfs::{HostVfs, OutFile, Space, Vfs};
-use installer::{BuiltSet, ESP_TYPE, Options, System};
+use installer::{BuiltSet, Change, ESP_TYPE, FileSource, Options, Slot, System};
+use iofs_source::{ReadAt, ReadError, Window};
 
 pub(crate) const IMAGE_PATH: &str = "/debian-13/1.0/image.erofs";
 
@@ -75,6 +77,7 @@ impl Fixture {
                 proc: dir.path().join("proc"),
                 sys: dir.path().join("sys"),
                 dev: dir.path().join("dev"),
+                run: dir.path().join("run"),
             },
             dir,
             set,
@@ -197,6 +200,8 @@ struct State {
     count: Cell<usize>,
     cut: Cell<bool>,
     unsynced_content: RefCell<Vec<PathBuf>>,
+    /// What unsynced writes to partitions replaced: disk, offset, bytes.
+    overwritten: RefCell<Vec<(PathBuf, u64, Vec<u8>)>>,
     pending: RefCell<Vec<Pending>>,
 }
 
@@ -205,6 +210,8 @@ pub(crate) struct Faulty {
     at: usize,
     fault: Fault,
     pub(crate) space: Space,
+    /// Partitions that another has.
+    pub(crate) busy: Vec<PathBuf>,
     state: Rc<State>,
 }
 
@@ -217,6 +224,7 @@ impl Faulty {
                 available: 1 << 40,
                 block: 4096,
             },
+            busy: Vec::new(),
             state: Rc::default(),
         }
     }
@@ -237,6 +245,10 @@ impl Faulty {
                 let len = fs::metadata(path).unwrap().len();
                 fs::write(path, vec![0u8; usize::try_from(len / 2).unwrap()]).unwrap();
             }
+        }
+        for (disk, offset, bytes) in self.state.overwritten.borrow().iter().rev() {
+            let file = fs::File::options().write(true).open(disk).unwrap();
+            file.write_all_at(bytes, *offset).unwrap();
         }
         if loss == Loss::Content {
             return;
@@ -314,9 +326,66 @@ impl OutFile for FaultyFile {
     }
 }
 
-struct Flipped(Box<dyn Read>);
+/// A partition of a disk that is a file.
+struct FaultyPartition {
+    disk: fs::File,
+    slot: Slot,
+    at: usize,
+    fault: Fault,
+    state: Rc<State>,
+}
 
-impl Read for Flipped {
+impl Write for FaultyPartition {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.state.step(self.at, self.fault)?;
+        // Small enough for cuts inside of a partition.
+        let bytes = &bytes[..bytes.len().min(256 << 10)];
+        let place = self.disk.stream_position()?;
+        let end = self.slot.start + self.slot.len;
+        if place + bytes.len() as u64 > end {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let mut before = vec![0; bytes.len()];
+        self.disk.read_exact_at(&mut before, place)?;
+        let disk = self.slot.disk.clone();
+        self.state
+            .overwritten
+            .borrow_mut()
+            .push((disk, place, before));
+        self.disk.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl OutFile for FaultyPartition {
+    fn sync(&mut self) -> io::Result<()> {
+        self.state.step(self.at, self.fault)?;
+        self.state.overwritten.borrow_mut().clear();
+        Ok(())
+    }
+}
+
+struct Flipped<T>(T);
+
+impl<T: ReadAt> ReadAt for Flipped<T> {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), ReadError> {
+        self.0.read_at(offset, buffer)?;
+        if let Some(byte) = buffer.first_mut() {
+            *byte ^= 1;
+        }
+        Ok(())
+    }
+
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+}
+
+impl Read for Flipped<Box<dyn Read>> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.0.read(buffer)?;
         if let Some(byte) = buffer[..count].first_mut() {
@@ -403,5 +472,42 @@ impl Vfs for Faulty {
 
     fn space(&self, _path: &Path) -> io::Result<Space> {
         Ok(self.space)
+    }
+
+    fn claim(&self, slot: &Slot) -> io::Result<Box<dyn OutFile>> {
+        if self.busy.contains(&slot.node) {
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
+        let mut disk = fs::File::options()
+            .read(true)
+            .write(true)
+            .open(&slot.disk)?;
+        disk.seek(SeekFrom::Start(slot.start))?;
+        Ok(Box::new(FaultyPartition {
+            disk,
+            slot: slot.clone(),
+            at: self.at,
+            fault: self.fault,
+            state: Rc::clone(&self.state),
+        }))
+    }
+
+    fn partition(&self, slot: &Slot) -> io::Result<Box<dyn ReadAt>> {
+        let disk = FileSource::open(&slot.disk)?;
+        let window = Window::new(disk, slot.start, slot.len);
+        let window = window.map_err(|e| io::Error::other(e.to_string()))?;
+        Ok(match self.fault {
+            Fault::WrongReadBack => Box::new(Flipped(window)),
+            _ => Box::new(window),
+        })
+    }
+
+    fn can_rename_partitions(&self) -> io::Result<()> {
+        HostVfs.can_rename_partitions()
+    }
+
+    fn rename_partition(&self, slot: &Slot, change: Change) -> io::Result<()> {
+        self.step()?;
+        HostVfs.rename_partition(slot, change)
     }
 }
