@@ -1,14 +1,15 @@
 //! Images in partitions. The disks are files with a real GPT, which sfdisk made
 //! and changes; veritysetup and the reader of this project say what is on them.
 
-use std::fs;
-use std::os::unix::fs::{FileExt, symlink};
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use ddi::write::{Image, Options as ImageOptions};
 use ddi::{Arch, Ddi, Role, RootHash, Signature, signature_part_uuid};
 use installer::manifest::{Artefact, Partition as Selected, Place};
+use installer::vfs::{HostVfs, Vfs};
 use installer::{
     Action, EntryToken, ErrorKind, FileSource, InstallError, Options, PartitionName, Report,
     Silent, install_with,
@@ -31,6 +32,9 @@ const SIZES: [(u64, &str); 7] = [
 ];
 
 const READ_ONLY: u64 = 1 << 60;
+
+/// `O_EXCL` (fcntl(2)), the same on every architecture of Linux that we build for.
+const EXCL: i32 = 0o200;
 
 fn run(program: &str, args: &[&str]) -> String {
     let output = Command::new(program)
@@ -196,7 +200,7 @@ impl Disk {
         numbers.iter().map(|number| self.node(*number)).collect()
     }
 
-    fn attempt(&self, vfs: &Faulty, options: Options) -> Result<Report, InstallError> {
+    fn attempt(&self, vfs: &dyn Vfs, options: Options) -> Result<Report, InstallError> {
         let fixture = &self.fixture;
         let options = Options {
             esp: Some(fixture.esp()),
@@ -557,4 +561,93 @@ fn a_disk_that_returns_other_bytes_is_found_out_and_nothing_is_named() {
     assert!(error.to_string().contains("vda5"), "{error}");
     assert_ne!(disk.entry(5).part_guid, disk.root.data_part_uuid());
     assert!(!disk.fixture.entry().exists());
+}
+
+/// A loop device over some bytes of a file, until it is dropped.
+struct Loop(String);
+
+impl Loop {
+    fn new(file: &Path, start: u64, len: u64) -> Self {
+        let (start, len) = (start.to_string(), len.to_string());
+        let args = ["--find", "--show", "--offset", &start, "--sizelimit", &len];
+        let said = run("losetup", &[&args[..], &[file.to_str().unwrap()]].concat());
+        Self(said.trim().into())
+    }
+
+    fn name(&self) -> &str {
+        self.0.trim_start_matches("/dev/")
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("/usr/sbin/losetup")
+            .args(["-d", &self.0])
+            .status();
+    }
+}
+
+/// The only test of the host's own block devices: loop devices stand for the disk
+/// and its partitions, for not every kernel finds partitions on such.
+#[test]
+#[ignore = "needs root and three free loop devices"]
+fn block_devices_are_claimed_written_and_named() {
+    let mut disk = Disk::new(false);
+    let file = disk.file();
+    let whole = Loop::new(&file, 0, 24 << 20);
+    let parts = [5, 6].map(|number| {
+        let entry = disk.entry(number);
+        (number, Loop::new(&file, entry.start, entry.len))
+    });
+    let sys = disk.fixture.dir.path().join("loops");
+    let class = sys.join("class/block");
+    fs::create_dir_all(&class).unwrap();
+    let old = disk.fixture.system.sys.join("devices/vda");
+    let device = sys.join("devices").join(whole.name());
+    fs::create_dir_all(device.join("queue")).unwrap();
+    fs::write(device.join("size"), "49152\n").unwrap();
+    for (number, part) in &parts {
+        let dir = device.join(part.name());
+        fs::create_dir(&dir).unwrap();
+        for name in ["partition", "start", "size"] {
+            fs::copy(old.join(format!("vda{number}")).join(name), dir.join(name)).unwrap();
+        }
+        let real = Path::new("/sys/class/block").join(part.name());
+        fs::write(dir.join("dev"), fs::read(real.join("dev")).unwrap()).unwrap();
+        symlink(&dir, class.join(part.name())).unwrap();
+    }
+    disk.fixture.system.sys = sys;
+    disk.fixture.system.dev = "/dev".into();
+    let install = || {
+        let names = parts
+            .iter()
+            .map(|(_, part)| PartitionName::Node((&part.0).into()));
+        let options = Options {
+            image_partitions: names.collect(),
+            ..Options::default()
+        };
+        disk.attempt(&HostVfs, options)
+    };
+
+    // As a mount, swap or device-mapper would have it.
+    let used = OpenOptions::new()
+        .read(true)
+        .custom_flags(EXCL)
+        .open(&parts[1].1.0);
+    let error = install().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    assert!(error.to_string().contains("is in use"), "{error}");
+    drop(used.unwrap());
+
+    install().unwrap();
+    let source = FileSource::open(Path::new(&whole.0)).unwrap();
+    let found = Ddi::read(&source, Arch::NATIVE).unwrap();
+    found.verify(&source, &disk.root, |_| {}).unwrap();
+    let (data, hashes) = (&parts[0].1.0, &parts[1].1.0);
+    let said = run(
+        "veritysetup",
+        &["verify", data, hashes, &disk.root.to_hex()],
+    );
+    assert!(!said.contains("failed"), "{said}");
+    assert!(install().unwrap().already_installed());
 }
