@@ -3,7 +3,8 @@
 use iofs_cpio::{Format, NewEntry, Writer};
 use iofs_gpt::{Layout, NewPartition, Uuid, types};
 use iofs_plan::{
-    Alias, Auth, BootPlan, Candidate, Expect, Module, Role, RootHash, Selector, Signed,
+    Alias, Auth, BootPlan, Candidate, Expect, Module, Pack, Packed, Role, RootHash, Selector,
+    Signed,
 };
 
 use crate::disks::{DISK, RESEAL};
@@ -113,6 +114,11 @@ fn plan() -> BootPlan {
     let module = |name: &str, role, needs: &[u16]| Module {
         name: name.into(),
         file: format!("{name}.ko"),
+        packed: (role == Role::Bus).then_some(Packed {
+            pack: 0,
+            offset: 16,
+            len: 48,
+        }),
         params: "a=1".into(),
         role,
         needs: needs.to_vec(),
@@ -136,6 +142,11 @@ fn plan() -> BootPlan {
                 expect: Expect::default(),
             },
         ],
+        kernel_mounts: vec!["btrfs".into()],
+        packs: vec![Pack {
+            file: "ata.zst".into(),
+            size: 64,
+        }],
         modules: vec![
             module("virtio_ring", Role::Dependency, &[]),
             module("virtio_blk", Role::Disk, &[0]),

@@ -172,6 +172,7 @@ mod tests {
         let module = |(index, needs): (usize, &&[u16])| Module {
             name: format!("m{index}"),
             file: format!("m{index}.ko"),
+            packed: None,
             params: "".into(),
             role: Role::Dependency,
             needs: needs.to_vec(),

@@ -6,7 +6,7 @@ use super::select::Chosen;
 use crate::error::{Error, ErrorKind, Result};
 use crate::request::MiniRequest;
 use iofs_kmod::ModInfo;
-use iofs_plan::{Alias, Auth, BootPlan, Module, Role};
+use iofs_plan::{Alias, Appended, Auth, BootPlan, Module, Role};
 use std::collections::BTreeMap;
 
 /// By this the keyring that dm-verity checks signatures with can be filled and
@@ -27,6 +27,7 @@ pub(crate) fn compile(
         .map(|(chosen, bytes)| Module {
             name: chosen.module.name.clone(),
             file: file_name(chosen),
+            packed: None,
             params: params(request, kernel, chosen, bytes),
             role: chosen.role,
             needs: chosen.needs.clone(),
@@ -39,6 +40,12 @@ pub(crate) fn compile(
         auth: request.auth.clone(),
         on_corruption: request.on_corruption,
         candidates: request.candidates.clone(),
+        kernel_mounts: Vec::new(),
+        appended: match request.auth {
+            Auth::None => Appended::All,
+            Auth::Sealed(_) | Auth::Signed(_) => Appended::Extra,
+        },
+        packs: Vec::new(),
         modules,
         aliases: kernel.map_or_else(Vec::new, |kernel| aliases(kernel, chosen)),
         inits: request.inits.clone(),

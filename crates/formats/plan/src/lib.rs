@@ -37,8 +37,18 @@ pub const PATH: &str = "/initoverlayfs/plan";
 /// The folder of the modules in the mini-initramfs; [`Module::file`] is inside.
 pub const MODULES_DIR: &str = "/initoverlayfs/modules";
 
+/// The folder of the packs in the mini-initramfs; [`Pack::file`] is inside.
+pub const PACKS_DIR: &str = "/initoverlayfs/packs";
+
 /// Version of the format that this crate reads and writes.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
+
+/// The greatest size of an unpacked pack, in bytes.
+pub const MAX_PACK: u32 = 64 << 20;
+
+/// The greatest window of a pack's zstd frame, in bytes: PID 1 keeps it in
+/// memory while it unpacks.
+pub const MAX_PACK_WINDOW: u64 = 8 << 20;
 
 /// The most certificates that a plan may trust.
 pub const MAX_CERTIFICATES: usize = 8;
@@ -65,6 +75,14 @@ pub struct BootPlan {
     pub on_corruption: OnCorruption,
     /// Where to look for the image, in this order.
     pub candidates: Vec<Candidate>,
+    /// The file systems that the kernel may mount, read-only, to reach an image
+    /// that is a file on one (`xfs`, `btrfs`): code that reads what nobody has
+    /// authenticated. FAT and ext4 never need it.
+    pub kernel_mounts: Vec<String>,
+    /// What of that which the boot loader appended goes into the new root.
+    pub appended: Appended,
+    /// Modules that only some machines need, compressed by the group.
+    pub packs: Vec<Pack>,
     /// The modules, each after the modules that it needs.
     pub modules: Vec<Module>,
     /// Which module serves which device, sorted by pattern.
@@ -188,13 +206,79 @@ pub struct Expect {
     pub size: u64,
 }
 
+/// What of the initramfs archives that the boot loader appended to the
+/// mini-initramfs goes into the image's root. Nobody has authenticated them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Appended {
+    /// `/.extra`, where systemd-stub puts credentials and extensions, whose
+    /// users know that they have to check them.
+    #[default]
+    Extra,
+    /// Everything, over the image's own files: whoever can write boot entries
+    /// then decides what runs.
+    All,
+}
+
+impl Appended {
+    /// The word for it on command lines and in records.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Extra => "extra",
+            Self::All => "all",
+        }
+    }
+
+    /// The choice of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Extra, Self::All]
+            .into_iter()
+            .find(|choice| choice.name() == name)
+    }
+}
+
+/// Modules that are needed together, as one zstd frame (RFC 8878) whose content
+/// is their files one behind the other: what no device asks for is neither
+/// unpacked nor decompressed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pack {
+    /// File name inside [`PACKS_DIR`].
+    pub file: String,
+    /// Size of the content in bytes, at most [`MAX_PACK`].
+    pub size: u32,
+}
+
+/// Where in a pack's content a module lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packed {
+    /// Index in [`BootPlan::packs`].
+    pub pack: u16,
+    /// Where the module's file begins, in bytes.
+    pub offset: u32,
+    /// Its length in bytes.
+    pub len: u32,
+}
+
+impl Packed {
+    /// The module's bytes in the pack's content.
+    #[must_use]
+    pub fn range(&self) -> core::ops::Range<usize> {
+        let start = self.offset as usize;
+        start..start.saturating_add(self.len as usize)
+    }
+}
+
 /// A kernel module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Module {
     /// Name as `lsmod` shows it (underscores).
     pub name: String,
-    /// File name inside [`MODULES_DIR`].
+    /// File name inside [`MODULES_DIR`]; a packed module's file is there once
+    /// its pack was unpacked.
     pub file: String,
+    /// The pack that it comes in; `None` if the file is in the archive.
+    pub packed: Option<Packed>,
     /// Parameters for `finit_module`, as modprobe.d's `options` gives them.
     pub params: String,
     /// When it is loaded.

@@ -35,10 +35,23 @@ fn sample() -> BootPlan {
                 expect: Expect::default(),
             },
         ],
+        kernel_mounts: vec!["xfs".into()],
+        appended: Appended::All,
+        packs: vec![
+            Pack {
+                file: "usb.zst".into(),
+                size: 4096,
+            },
+            Pack {
+                file: "virtio.zst".into(),
+                size: 1000,
+            },
+        ],
         modules: vec![
             Module {
                 name: "virtio_ring".into(),
                 file: "virtio_ring.ko".into(),
+                packed: None,
                 params: String::new(),
                 role: Role::Dependency,
                 needs: vec![],
@@ -47,6 +60,11 @@ fn sample() -> BootPlan {
             Module {
                 name: "virtio_blk".into(),
                 file: "virtio_blk.ko".into(),
+                packed: Some(Packed {
+                    pack: 1,
+                    offset: 100,
+                    len: 900,
+                }),
                 params: "queue_depth=64".into(),
                 role: Role::Disk,
                 needs: vec![0],
@@ -114,6 +132,45 @@ fn decode_resealed(mut bytes: Vec<u8>) -> Result<BootPlan, PlanError> {
     let checksum = iofs_source::crc32(0, &bytes[..body]);
     bytes[body..].copy_from_slice(&checksum.to_le_bytes());
     BootPlan::decode(&bytes)
+}
+
+#[test]
+fn a_module_lies_inside_its_pack() {
+    let outside = |packed: Packed| {
+        let mut plan = sample();
+        plan.modules[1].packed = Some(packed);
+        plan.encode()
+    };
+    let good = Packed {
+        pack: 1,
+        offset: 0,
+        len: 1000,
+    };
+    assert!(outside(good).is_ok());
+    for bad in [
+        Packed { pack: 2, ..good },
+        Packed { offset: 1, ..good },
+        Packed { len: 1001, ..good },
+        Packed {
+            offset: u32::MAX,
+            len: 2,
+            ..good
+        },
+    ] {
+        assert!(outside(bad).is_err(), "{bad:?}");
+        // The reader checks it by itself.
+        let mut bytes = sample().encode().unwrap();
+        let place = [1u8, 0, 100, 0, 0, 0, 0x84, 3, 0, 0];
+        let at = bytes.windows(10).position(|run| run == place).unwrap();
+        bytes[at..at + 2].copy_from_slice(&bad.pack.to_le_bytes());
+        bytes[at + 2..at + 6].copy_from_slice(&bad.offset.to_le_bytes());
+        bytes[at + 6..at + 10].copy_from_slice(&bad.len.to_le_bytes());
+        let error = decode_resealed(bytes).unwrap_err();
+        assert!(error.to_string().contains("place in a pack"), "{error}");
+    }
+    let mut plan = sample();
+    plan.packs[0].size = MAX_PACK + 1;
+    assert!(plan.encode().is_err());
 }
 
 #[test]

@@ -8,8 +8,9 @@ use iofs_source::crc32;
 use uuid::Uuid;
 
 use crate::{
-    Alias, Auth, BootPlan, Candidate, Expect, MAX_CERTIFICATES, MAX_LEN, MAX_PCR, Measure, Module,
-    OnCorruption, OnFailure, Role, RootHash, Selector, Signed, VERSION,
+    Alias, Appended, Auth, BootPlan, Candidate, Expect, MAX_CERTIFICATES, MAX_LEN, MAX_PACK,
+    MAX_PCR, Measure, Module, OnCorruption, OnFailure, Pack, Packed, Role, RootHash, Selector,
+    Signed, VERSION,
 };
 
 const MAGIC: &[u8; 8] = b"IOFSPLAN";
@@ -23,6 +24,7 @@ const ON_CORRUPTION: [OnCorruption; 3] = [
     OnCorruption::Restart,
     OnCorruption::Panic,
 ];
+const APPENDED: [Appended; 2] = [Appended::Extra, Appended::All];
 const ROLES: [Role; 5] = [
     Role::Dependency,
     Role::Disk,
@@ -108,6 +110,31 @@ pub(crate) fn encode(plan: &BootPlan) -> Result<Vec<u8>, PlanError> {
         OnCorruption::Panic => 2,
     });
     out.list("candidates", &plan.candidates, Writer::candidate)?;
+    out.list("kernel mounts", &plan.kernel_mounts, |out, name| {
+        out.string("kernel mount", name)
+    })?;
+    out.u8(match plan.appended {
+        Appended::Extra => 0,
+        Appended::All => 1,
+    });
+    out.list("packs", &plan.packs, |out, pack| {
+        out.string("pack", &pack.file)?;
+        out.u32(pack.size);
+        Ok(())
+    })?;
+    let in_pack = |packed: &Packed| fits(packed, &plan.packs);
+    if !plan
+        .modules
+        .iter()
+        .filter_map(|m| m.packed.as_ref())
+        .all(in_pack)
+        || plan.packs.iter().any(|pack| pack.size > MAX_PACK)
+    {
+        return Err(PlanError::Value {
+            field: "module's place in a pack",
+            at: 0,
+        });
+    }
     for (index, module) in plan.modules.iter().enumerate() {
         if module.needs.iter().any(|&need| usize::from(need) >= index) {
             return Err(PlanError::Value {
@@ -187,6 +214,14 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<BootPlan, PlanError> {
     input.check(input.at == body.len(), "end", input.at);
     input.end()?;
     Ok(plan)
+}
+
+/// Whether a module lies inside its pack.
+fn fits(packed: &Packed, packs: &[Pack]) -> bool {
+    let end = packed.offset.checked_add(packed.len);
+    packs
+        .get(usize::from(packed.pack))
+        .is_some_and(|pack| end.is_some_and(|end| end <= pack.size))
 }
 
 struct Writer(Vec<u8>);
@@ -294,6 +329,15 @@ impl Writer {
     fn module(&mut self, module: &Module) -> Result<(), PlanError> {
         self.string("module name", &module.name)?;
         self.string("module file", &module.file)?;
+        match &module.packed {
+            None => self.u8(0),
+            Some(packed) => {
+                self.u8(1);
+                self.u16(packed.pack);
+                self.u32(packed.offset);
+                self.u32(packed.len);
+            }
+        }
         self.string("module parameters", &module.params)?;
         self.u8(match module.role {
             Role::Dependency => 0,
@@ -424,13 +468,19 @@ impl<'a> Reader<'a> {
         let auth = self.auth();
         let on_corruption = self.choice("corruption policy", ON_CORRUPTION);
         let candidates = self.list(|input, _| input.candidate());
-        let modules = self.list(Self::module);
+        let kernel_mounts = self.list(|input, _| input.string("kernel mount"));
+        let appended = self.choice("appended", APPENDED);
+        let packs = self.list(|input, _| input.pack());
+        let modules = self.list(|input, index| input.module(index, &packs));
         BootPlan {
             product,
             kernel_release,
             auth,
             on_corruption,
             candidates,
+            kernel_mounts,
+            appended,
+            packs,
             aliases: self.aliases(modules.len()),
             modules,
             inits: self.list(|input, _| input.string("init")),
@@ -508,15 +558,41 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn module(&mut self, index: usize) -> Module {
-        let name = self.string("module name");
+    /// The name of a file in a folder.
+    fn file_name(&mut self, field: &'static str) -> String {
         let at = self.at;
-        let file = self.string("module file");
+        let file = self.string(field);
         let is_name = !file.is_empty() && !file.as_bytes().contains(&b'/');
-        self.check(is_name, "module file", at);
+        self.check(is_name, field, at);
+        file
+    }
+
+    fn pack(&mut self) -> Pack {
+        let file = self.file_name("pack");
+        let at = self.at;
+        let size = self.u32();
+        self.check(size <= MAX_PACK, "pack's size", at);
+        Pack { file, size }
+    }
+
+    fn packed(&mut self, packs: &[Pack]) -> Packed {
+        let at = self.at;
+        let packed = Packed {
+            pack: self.u16(),
+            offset: self.u32(),
+            len: self.u32(),
+        };
+        self.check(fits(&packed, packs), "module's place in a pack", at);
+        packed
+    }
+
+    fn module(&mut self, index: usize, packs: &[Pack]) -> Module {
         Module {
-            name,
-            file,
+            name: self.string("module name"),
+            file: self.file_name("module file"),
+            packed: self
+                .bool("module's kind of place")
+                .then(|| self.packed(packs)),
             params: self.string("module parameters"),
             role: self.choice("module role", ROLES),
             needs: self.list(|input, _| {
