@@ -18,6 +18,7 @@ mod error;
 pub mod guest;
 pub mod initramfs;
 pub mod kernels;
+pub mod matrix;
 pub mod mirror;
 pub mod packages;
 pub mod set;

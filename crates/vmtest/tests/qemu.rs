@@ -24,6 +24,7 @@ use std::sync::{Arc, OnceLock};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use support::Ground;
+use vmtest::matrix;
 use vmtest::tier::Tier;
 
 /// A test by its name.
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
         .map(|test| {
             let ground = Arc::clone(&ground);
             Trial::test(test.name, move || {
+                matrix::forget(test.name)?;
                 let made: &Result<Ground, String> =
                     ground.get_or_init(|| Ground::new().map_err(|error| error.to_string()));
                 match made {
