@@ -8,10 +8,7 @@ use core::ffi::CStr;
 use core::mem::MaybeUninit;
 
 use rustix::fd::OwnedFd;
-use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, RawDir, ResolveFlags, Stat, Timespec, Timestamps,
-    Uid,
-};
+use rustix::fs::{CWD, FileType, Mode, OFlags, RawDir, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use crate::error::{c_string, on_path};
@@ -141,7 +138,7 @@ pub fn append(path: &str, bytes: &[u8]) -> Result<()> {
     write_all(&file, bytes).map_err(|errno| Error::new("writing", path, errno))
 }
 
-fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> core::result::Result<(), Errno> {
+pub(crate) fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> core::result::Result<(), Errno> {
     while !bytes.is_empty() {
         match rustix::io::write(file, bytes) {
             Ok(0) => return Err(Errno::IO),
@@ -228,7 +225,7 @@ pub enum Kind {
 }
 
 /// The most entries that [`list`] returns.
-const MAX_ENTRIES: usize = 65_536;
+pub(crate) const MAX_ENTRIES: usize = 65_536;
 
 /// Names and kinds in the folder at `path`, sorted; `.` and `..` are left out,
 /// and names that are not UTF-8 too (nothing that this project makes has such).
@@ -276,7 +273,7 @@ pub fn remove_tree(path: &str) -> Result<()> {
 
 /// How deep trees may be: the kernel's PATH_MAX allows 2048 levels, no sane
 /// initramfs has 64.
-const MAX_DEPTH: usize = 64;
+pub(crate) const MAX_DEPTH: usize = 64;
 
 /// What lies at `path` itself, be it a link.
 #[inline(never)]
@@ -310,102 +307,6 @@ fn remove_below(path: &str, kind: Kind, device: u64, depth: usize) -> Result<()>
     first
 }
 
-/// Copies the tree `from` into the folder `to`, on one file system: modes,
-/// owners and times kept, existing files replaced, existing folders kept.
-/// Returns the number of entries.
-///
-/// # Errors
-/// The first failure.
-pub fn copy_tree(from: &str, to: &str) -> Result<usize> {
-    let device = stat(from)?.st_dev;
-    copy_below(from, to, device, 0)
-}
-
-fn copy_below(from: &str, to: &str, device: u64, depth: usize) -> Result<usize> {
-    if depth > MAX_DEPTH {
-        return Err(Error::new("copying", from, Errno::LOOP));
-    }
-    let stat = stat(from)?;
-    if stat.st_dev != device {
-        return Ok(0);
-    }
-    let mut count = 1;
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Directory => {
-            let fresh = on_path("making folder", to, |to| {
-                match rustix::fs::mkdir(to, Mode::from_raw_mode(0o700)) {
-                    Ok(()) => Ok(true),
-                    Err(Errno::EXIST) => Ok(false),
-                    Err(errno) => Err(errno),
-                }
-            })?;
-            for (name, _) in list(from)? {
-                count += copy_below(&join(from, &name), &join(to, &name), device, depth + 1)?;
-            }
-            if !fresh {
-                return Ok(count);
-            }
-        }
-        kind => {
-            on_path("replacing", to, |to| match rustix::fs::unlink(to) {
-                Err(Errno::NOENT) => Ok(()),
-                result => result,
-            })?;
-            match kind {
-                FileType::RegularFile => copy_file(from, to)?,
-                FileType::Symlink => on_path("copying link", from, |from| {
-                    rustix::fs::symlink(&*link_target(from)?, &*c_string(to.as_bytes())?)
-                })?,
-                _ => on_path("making device", to, |to| {
-                    let mode = Mode::from_raw_mode(stat.st_mode);
-                    rustix::fs::mknodat(CWD, to, kind, mode, stat.st_rdev)
-                })?,
-            }
-        }
-    }
-    on_path("copying owner, mode and time to", to, |to| {
-        copy_attributes(&stat, to)
-    })?;
-    Ok(count)
-}
-
-fn copy_attributes(stat: &Stat, to: &CStr) -> rustix::io::Result<()> {
-    let owner = Some(Uid::from_raw(stat.st_uid));
-    let group = Some(Gid::from_raw(stat.st_gid));
-    rustix::fs::chownat(CWD, to, owner, group, AtFlags::SYMLINK_NOFOLLOW)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
-        // After the owner: changing that clears set-user-ID.
-        rustix::fs::chmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
-    }
-    let time = Timespec {
-        tv_sec: stat.st_mtime,
-        tv_nsec: 0,
-    };
-    let times = Timestamps {
-        last_access: time,
-        last_modification: time,
-    };
-    rustix::fs::utimensat(CWD, to, &times, AtFlags::SYMLINK_NOFOLLOW)
-}
-
-fn copy_file(from: &str, to: &str) -> Result<()> {
-    let error = |errno| Error::new("copying", from, errno);
-    let source = open(from, OFlags::RDONLY)?;
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    let target = open_or_make("making", to, flags, Mode::from_raw_mode(0o600))?;
-    let mut buffer = alloc::vec![0; 65_536];
-    loop {
-        match rustix::io::read(&source, &mut *buffer) {
-            Ok(0) => return Ok(()),
-            Ok(count) => {
-                write_all(&target, buffer.get(..count).unwrap_or(&[])).map_err(error)?;
-            }
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(error(errno)),
-        }
-    }
-}
-
 /// What stands behind the last slash of `path`.
 #[must_use]
 pub fn base_name(path: &str) -> &str {
@@ -424,7 +325,7 @@ pub fn join(folder: &str, name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    use std::os::unix::fs::symlink;
 
     #[test]
     fn reads_are_bounded() {
@@ -473,28 +374,16 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_is_copied_and_removed() {
+    fn a_tree_is_removed_and_its_folder_stays() {
         let dir = tempfile::tempdir().unwrap();
         let base = dir.path().to_str().unwrap();
-        let (from, to) = (join(base, "from"), join(base, "to"));
-        std::fs::create_dir_all(join(&from, "a/b")).unwrap();
-        std::fs::create_dir_all(join(&to, "a")).unwrap();
-        std::fs::write(join(&from, "a/b/f"), b"text").unwrap();
-        std::fs::write(join(&to, "a/old"), b"kept").unwrap();
-        std::fs::set_permissions(
-            join(&from, "a/b/f"),
-            std::fs::Permissions::from_mode(0o4751),
-        )
-        .unwrap();
-        symlink("b/f", join(&from, "a/link")).unwrap();
-        assert_eq!(copy_tree(&from, &to).unwrap(), 5);
-        let copied = std::fs::metadata(join(&to, "a/b/f")).unwrap();
-        assert_eq!(copied.mode() & 0o7777, 0o4751);
-        assert_eq!(std::fs::read(join(&to, "a/link")).unwrap(), b"text");
-        assert_eq!(std::fs::read(join(&to, "a/old")).unwrap(), b"kept");
-        // Again, over what is there now.
-        assert_eq!(copy_tree(&from, &to).unwrap(), 5);
-        remove_tree(&from).unwrap();
-        assert!(list(&from).unwrap().is_empty());
+        std::fs::create_dir_all(join(base, "a/b")).unwrap();
+        std::fs::create_dir(join(base, "kept")).unwrap();
+        std::fs::write(join(base, "a/b/f"), b"text").unwrap();
+        std::fs::write(join(base, "kept/f"), b"kept").unwrap();
+        symlink("../kept", join(base, "a/link")).unwrap();
+        remove_tree(&join(base, "a")).unwrap();
+        assert!(list(&join(base, "a")).unwrap().is_empty());
+        assert_eq!(std::fs::read(join(base, "kept/f")).unwrap(), b"kept");
     }
 }

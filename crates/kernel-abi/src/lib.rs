@@ -29,6 +29,7 @@ pub mod mount;
 pub mod power;
 pub mod process;
 pub mod tpm;
+pub mod tree;
 pub mod uevent;
 
 pub use error::{Error, Result, errno_text};

@@ -40,11 +40,17 @@ pub fn run(
     log.stage("plan", &settings.describe());
 
     // 3. The modules that the way to the image is known to need. Uevents are
-    //    subscribed to before, so that no device can come unseen.
+    //    subscribed to before, so that no device can come unseen. Nothing is
+    //    waited for here: disks are looked at while the rest still loads.
     let uevents = Uevents::subscribe()?;
     let mut modules = Loader::new(&settings.plan, &paths);
-    modules.load_first(log);
-    log.stage("modules", &modules.summary());
+    modules.want_first(&settings.hint);
+    if settings
+        .candidates()
+        .all(|candidate| candidate.file.is_some())
+    {
+        modules.want_for_image("loop");
+    }
 
     // 4. The image: the first candidate that is there, is what the plan expects
     //    and can be read. Whatever drivers the devices ask for are loaded on the
@@ -52,6 +58,8 @@ pub fn run(
     let trust = Trust::new(&settings.plan.auth)?;
     let mut search = Search::new(settings, &trust, &paths);
     let mut found = search.find(&uevents, &mut modules, log)?;
+    modules.finish_image(log);
+    log.stage("modules", &modules.summary());
     // 5. and 6. Its proof, the block device that is exactly the image, EROFS on
     //    it and an overlay that makes it writable. If one of these fails, another
     //    image that is there will do.
@@ -65,7 +73,7 @@ pub fn run(
     // 7. All that must outlive the mini-initramfs goes into the new root; the
     //    rest is freed.
     let init = mounted.init.clone();
-    handover::carry_over(&mounted, log)?;
+    handover::carry_over(&mounted, settings.plan.appended, log)?;
     log.stage("handover", &format!("next is {init} in the image"));
     handover::enter(&mounted, log)?;
 

@@ -3,9 +3,12 @@
 
 use alloc::ffi::CString;
 use alloc::format;
+use alloc::string::String;
 
 use freestanding::Start;
+use iofs_plan::Appended;
 use kernel_abi::file::{self, Kind};
+use kernel_abi::tree::{self, Copied, Source};
 use kernel_abi::{Errno, mount, process};
 
 use crate::log::Log;
@@ -22,22 +25,64 @@ const OWN: [&str; 6] = ["init", "initoverlayfs", "dev", "proc", "sys", "run"];
 /// An empty folder in every kernel's built-in initramfs.
 const BUILT_IN: &str = "root";
 
-/// Copies what the boot loader appended into the new root.
+/// Where systemd-stub puts credentials, extensions and signed PCR policies. Their
+/// users know that nobody has proven them.
+const EXTRA: &str = ".extra";
+
+/// Microcode and ACPI tables, which the kernel has read by itself.
+const CONSUMED: &str = "kernel";
+
+/// How many of the names that are left out are told.
+const MAX_TOLD: usize = 16;
+
+/// Copies what the boot loader appended into the new root, as far as the plan
+/// allows it: `/.extra`, or all.
+///
+/// The archives are in memory, and each file is freed when it has been copied. A
+/// file of the image's that has to make way is counted in the log.
 ///
 /// # Errors
 /// If it cannot be copied: credentials and extensions must not be lost silently.
-pub fn carry_over(mounted: &Mounted, log: &mut Log) -> Result<(), Failure> {
+pub fn carry_over(mounted: &Mounted, allowed: Appended, log: &mut Log) -> Result<(), Failure> {
+    let source = match file::is_in_memory("/")? {
+        true => Source::Freed,
+        false => Source::Kept,
+    };
+    let mut left_out = String::new();
+    let mut count = 0;
     for (name, kind) in file::list("/")? {
         if OWN.contains(&name.as_str()) && kind != Kind::Link {
             continue;
         }
-        let from = format!("/{name}");
-        if name == BUILT_IN && kind == Kind::Folder && file::list(&from)?.is_empty() {
+        if name == BUILT_IN && kind == Kind::Folder && file::list("/root")?.is_empty() {
             continue;
         }
-        let to = format!("{}/{name}", mounted.root);
-        let count = file::copy_tree(&from, &to)?;
-        log.info(format_args!("carried over {from} ({count} entries)"));
+        // A link would be somebody else's.
+        let extra = name == EXTRA && kind == Kind::Folder;
+        if !extra && allowed == Appended::Extra {
+            if name == CONSUMED {
+                continue;
+            }
+            if count < MAX_TOLD {
+                left_out.push_str(" /");
+                left_out.push_str(&name);
+            }
+            count += 1;
+            continue;
+        }
+        let Copied { entries, replaced } = tree::copy("/", &name, &mounted.root, source)?;
+        log.info(format_args!(
+            "carried over /{name} ({entries} entries, {replaced} in place of the image's)"
+        ));
+    }
+    if count > MAX_TOLD {
+        left_out.push_str(" and more");
+    }
+    if count > 0 {
+        log.warn(format_args!(
+            "left out what the boot loader appended, as nobody has proven it:{left_out} (if the \
+             image needs it, put it into the image, or build with --appended all)"
+        ));
     }
     Ok(())
 }
