@@ -32,6 +32,7 @@
 
 mod accel;
 mod console;
+mod disk;
 mod error;
 mod firmware;
 mod machine;
@@ -41,9 +42,10 @@ mod vm;
 
 pub use accel::{ACCEL_ENV, Accel};
 pub use console::{ConsoleLine, LineBuffer, MAX_LINE, parse_kernel_line, strip_escapes};
+pub use disk::{Bus, Cdrom, Crowd, Disk};
 pub use error::Error;
 pub use firmware::{Firmware, FirmwareKind, Snakeoil};
-pub use machine::{Arch, Boot, Bus, Disk, Idle, Machine, Stdin};
+pub use machine::{Arch, Boot, Idle, Machine, Stdin};
 pub use qmp::{BlockStats, Qmp, QmpEvent};
 pub use tpm::{Tpm, TpmInterface};
 pub use vm::{Exit, Outcome, RunOptions, Vm};

@@ -1,10 +1,10 @@
 //! The description of a machine and the command line that it becomes.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use crate::{Accel, Firmware, FirmwareKind, Tpm, TpmInterface};
+use crate::disk::{self, escape};
+use crate::{Accel, Bus, Cdrom, Crowd, Disk, Firmware, FirmwareKind, Tpm, TpmInterface};
 
 /// Processor architecture of the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,84 +62,6 @@ pub enum Boot {
     Default,
 }
 
-/// How a disk is attached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bus {
-    /// virtio-blk over PCI: `/dev/vda`.
-    VirtioBlk,
-    /// virtio-scsi: `/dev/sda`.
-    VirtioScsi,
-    /// NVMe: `/dev/nvme0n1`.
-    Nvme,
-    /// AHCI (SATA): `/dev/sda`. QEMU allows only blocks of 512 bytes here.
-    Ahci,
-    /// USB mass storage on xHCI: `/dev/sda`.
-    Usb,
-    /// An SD card on SDHCI: `/dev/mmcblk0`. Only blocks of 512 bytes, and
-    /// QEMU wants the image's size to be a power of two.
-    Sd,
-}
-
-impl Bus {
-    /// All of them.
-    pub const ALL: [Self; 6] = [
-        Self::VirtioBlk,
-        Self::VirtioScsi,
-        Self::Nvme,
-        Self::Ahci,
-        Self::Usb,
-        Self::Sd,
-    ];
-
-    /// Its short name, as on the command line of tests.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::VirtioBlk => "virtio-blk",
-            Self::VirtioScsi => "virtio-scsi",
-            Self::Nvme => "nvme",
-            Self::Ahci => "ahci",
-            Self::Usb => "usb",
-            Self::Sd => "sd",
-        }
-    }
-
-    /// The bus of that name.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|bus| bus.name() == name)
-    }
-}
-
-/// A disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Disk {
-    /// The raw image.
-    pub path: PathBuf,
-    /// How it is attached.
-    pub bus: Bus,
-    /// Whether the guest sees a write-protected disk.
-    pub read_only: bool,
-    /// Whether the guest's writes are thrown away at the end.
-    pub snapshot: bool,
-    /// Logical block size in bytes: 512 or 4096.
-    pub block_size: u32,
-}
-
-impl Disk {
-    /// A writable disk with blocks of 512 bytes whose writes are thrown away.
-    #[must_use]
-    pub fn scratch(path: impl Into<PathBuf>, bus: Bus) -> Self {
-        Self {
-            path: path.into(),
-            bus,
-            read_only: false,
-            snapshot: true,
-            block_size: 512,
-        }
-    }
-}
-
 /// What the guest's serial line reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Stdin {
@@ -175,12 +97,19 @@ pub struct Machine {
     pub memory_mib: u32,
     /// Number of processors; icount makes it 1.
     pub cpus: u16,
-    /// QEMU's machine type; `None` is q35 or virt.
+    /// QEMU's machine type, with options; `None` is q35 or virt. On microvm,
+    /// which has no PCI, only [`Bus::VirtioMmio`] is of use.
     pub machine: Option<String>,
     /// What it starts from.
     pub boot: Boot,
     /// Its disks, in this order.
     pub disks: Vec<Disk>,
+    /// Disks beside them, many and all the same.
+    pub crowds: Vec<Crowd>,
+    /// Its CD-ROM drives.
+    pub cdroms: Vec<Cdrom>,
+    /// Controllers without disks, for [`crate::Vm::plug`].
+    pub sockets: Vec<Bus>,
     /// Its TPM 2.0. Not part of [`Machine::args`] before it has a socket.
     pub tpm: Option<Tpm>,
     /// If set, the guest's clock counts instructions (one nanosecond each)
@@ -207,6 +136,9 @@ impl Machine {
             machine: None,
             boot,
             disks: Vec::new(),
+            crowds: Vec::new(),
+            cdroms: Vec::new(),
+            sockets: Vec::new(),
             tpm: None,
             icount: None,
             memory_file: None,
@@ -228,6 +160,15 @@ impl Machine {
         self.boot(&mut args);
         for (index, disk) in self.disks.iter().enumerate() {
             disk.args(index, &mut args);
+        }
+        for (index, crowd) in self.crowds.iter().enumerate() {
+            crowd.args(index, &mut args);
+        }
+        for (index, cdrom) in self.cdroms.iter().enumerate() {
+            cdrom.args(index, &mut args);
+        }
+        for (index, &bus) in self.sockets.iter().enumerate() {
+            disk::socket(index, bus, &mut args);
         }
         self.tpm(&mut args);
         args.words(&["-chardev", "stdio,id=console,signal=on,mux=off"]);
@@ -319,53 +260,12 @@ impl Machine {
     }
 }
 
-impl Disk {
-    fn args(&self, index: usize, args: &mut Args) {
-        let on = |flag| if flag { "on" } else { "off" };
-        let drive = format!(
-            "if=none,id=disk{index},format=raw,readonly={},snapshot={},file=",
-            on(self.read_only),
-            // QEMU refuses a snapshot of what cannot be written anyway.
-            on(self.snapshot && !self.read_only),
-        );
-        args.option("-drive", &drive, Some(&self.path));
-        // The first disk is the firmware's first choice too.
-        let place = format!("drive=disk{index}");
-        let boot = format!("bootindex={}", index + 1);
-        let blocks = format!(
-            "logical_block_size={0},physical_block_size={0}",
-            self.block_size
-        );
-        let id = format!("bus{index}");
-        let device = match self.bus {
-            Bus::VirtioBlk => format!("virtio-blk-pci,{place},{boot},{blocks}"),
-            Bus::VirtioScsi => {
-                args.words(&["-device", &format!("virtio-scsi-pci,id={id}")]);
-                format!("scsi-hd,bus={id}.0,{place},{boot},{blocks}")
-            }
-            Bus::Nvme => format!("nvme,serial=disk{index},{place},{boot},{blocks}"),
-            Bus::Ahci => {
-                args.words(&["-device", &format!("ahci,id={id}")]);
-                format!("ide-hd,bus={id}.0,{place},{boot},{blocks}")
-            }
-            Bus::Usb => {
-                args.words(&["-device", &format!("qemu-xhci,id={id}")]);
-                format!("usb-storage,bus={id}.0,removable=off,{place},{boot},{blocks}")
-            }
-            Bus::Sd => {
-                args.words(&["-device", &format!("sdhci-pci,id={id}")]);
-                format!("sd-card,{place}")
-            }
-        };
-        args.words(&["-device", &device]);
-    }
-}
-
-#[derive(Default)]
-struct Args(Vec<OsString>);
+/// Arguments in the making.
+#[derive(Debug, Default)]
+pub(crate) struct Args(pub(crate) Vec<OsString>);
 
 impl Args {
-    fn words(&mut self, words: &[&str]) {
+    pub(crate) fn words(&mut self, words: &[&str]) {
         self.0.extend(words.iter().map(OsString::from));
     }
 
@@ -376,7 +276,7 @@ impl Args {
 
     /// `flag prefixPATH`, with the commas of the path doubled as QEMU's option
     /// parser wants it.
-    fn option(&mut self, flag: &str, prefix: &str, path: Option<&Path>) {
+    pub(crate) fn option(&mut self, flag: &str, prefix: &str, path: Option<&Path>) {
         self.0.push(flag.into());
         let mut value = OsString::from(prefix);
         if let Some(path) = path {
@@ -384,17 +284,6 @@ impl Args {
         }
         self.0.push(value);
     }
-}
-
-fn escape(value: &OsStr) -> OsString {
-    let mut out = Vec::with_capacity(value.len());
-    for &byte in value.as_bytes() {
-        out.push(byte);
-        if byte == b',' {
-            out.push(byte);
-        }
-    }
-    OsString::from_vec(out)
 }
 
 #[cfg(test)]
@@ -456,36 +345,6 @@ mod tests {
         assert!(value(&args, "-object").ends_with("mem-path=/m,,x"));
         assert!(value(&args, "-drive").ends_with("file=/a,,b.img"));
         assert_eq!(value(&args, "-machine"), "q35,memory-backend=memory");
-    }
-
-    #[test]
-    fn each_bus_gets_its_controller() {
-        let mut machine = Machine::new(Arch::X86_64, Accel::Tcg, Boot::Default);
-        for bus in Bus::ALL {
-            assert_eq!(Bus::from_name(bus.name()), Some(bus));
-            machine.disks.push(Disk {
-                read_only: true,
-                block_size: 4096,
-                ..Disk::scratch("/d", bus)
-            });
-        }
-        let args = strings(&machine).join(" ");
-        for part in [
-            "virtio-blk-pci,drive=disk0,bootindex=1,logical_block_size=4096",
-            "virtio-scsi-pci,id=bus1 -drive",
-            "scsi-hd,bus=bus1.0,drive=disk1",
-            "nvme,serial=disk2,drive=disk2",
-            "ahci,id=bus3",
-            "ide-hd,bus=bus3.0",
-            "qemu-xhci,id=bus4",
-            "usb-storage,bus=bus4.0",
-            "sd-card,drive=disk5",
-            "readonly=on,snapshot=off",
-        ] {
-            // A controller comes directly before the device on it.
-            let part = part.replace(" -drive", " -device");
-            assert!(args.contains(&part), "{part} is not in {args}");
-        }
     }
 
     #[test]

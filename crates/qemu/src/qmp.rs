@@ -99,7 +99,27 @@ impl Qmp {
     /// # Errors
     /// [`Error::Qmp`] if QEMU refuses it, is gone or does not answer in 20 s.
     pub fn execute(&mut self, command: &str) -> Result<Value, Error> {
-        let line = format!("{}\n", json!({ "execute": command }));
+        self.send(command, &json!({ "execute": command }))
+    }
+
+    /// Runs a command of QEMU's human monitor and returns what it prints: for
+    /// options that are written as on QEMU's command line.
+    ///
+    /// # Errors
+    /// As [`Self::execute`]. What the command itself finds wrong is in what it
+    /// prints.
+    pub fn monitor(&mut self, line: &str) -> Result<String, Error> {
+        let command = json!({
+            "execute": "human-monitor-command",
+            "arguments": { "command-line": line },
+        });
+        let answer = self.send(line, &command)?;
+        let text = answer.as_str().unwrap_or_default().trim();
+        Ok(text.to_owned())
+    }
+
+    fn send(&mut self, command: &str, message: &Value) -> Result<Value, Error> {
+        let line = format!("{message}\n");
         self.stream
             .write_all(line.as_bytes())
             .map_err(|e| error(command, &format!("sending failed: {e}")))?;

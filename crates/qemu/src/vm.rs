@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::tpm::Swtpm;
-use crate::{BlockStats, ConsoleLine, Error, LineBuffer, Machine, Qmp, QmpEvent, Stdin};
+use crate::{BlockStats, ConsoleLine, Disk, Error, LineBuffer, Machine, Qmp, QmpEvent, Stdin};
 
 /// How many console lines are kept for error messages and for the outcome.
 const KEPT_LINES: usize = 100_000;
@@ -110,6 +110,8 @@ pub struct Vm {
     deadline: Instant,
     ended: Option<Exit>,
     memory_file: Option<PathBuf>,
+    /// How many disks were plugged in.
+    plugged: usize,
     // The TPM ends after QEMU has (fields drop in this order), the files last.
     _tpm: Option<Swtpm>,
     _files: Vec<tempfile::TempDir>,
@@ -169,6 +171,7 @@ impl Vm {
             deadline: started + limit,
             ended: None,
             memory_file: machine.memory_file,
+            plugged: 0,
             _tpm: tpm,
             _files: files,
         };
@@ -258,6 +261,35 @@ impl Vm {
             self.ended = Some(Exit::Stopped);
         }
         self.conclude()
+    }
+
+    /// Attaches `disk` to the controller [`Machine::sockets`]`[socket]`, which
+    /// must be of its bus, and returns the time since the start when it was in.
+    ///
+    /// # Errors
+    /// [`Error::Qmp`] with what QEMU has against it.
+    pub fn plug(&mut self, socket: usize, disk: &Disk) -> Result<Duration, Error> {
+        let number = self.plugged;
+        self.plugged += 1;
+        let (drive, devices) = disk.plug(socket, number);
+        // Not blockdev-add: it knows no writes that are thrown away.
+        let drive = quote(&drive.to_string_lossy());
+        self.monitor(&format!("drive_add dummy {drive}"), "OK")?;
+        for device in devices {
+            self.monitor(&format!("device_add {device}"), "")?;
+        }
+        Ok(self.started.elapsed())
+    }
+
+    fn monitor(&mut self, line: &str, wanted: &str) -> Result<(), Error> {
+        let answer = self.qmp()?.monitor(line)?;
+        if answer == wanted {
+            return Ok(());
+        }
+        Err(Error::Qmp {
+            command: line.to_owned(),
+            reason: answer,
+        })
     }
 
     /// What each disk has read so far.
@@ -429,6 +461,11 @@ impl Drop for Vm {
     fn drop(&mut self) {
         self.reap(Duration::ZERO);
     }
+}
+
+/// A word of the human monitor, which may hold spaces.
+fn quote(word: &str) -> String {
+    format!("\"{}\"", word.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
 fn exit_of(event: &QmpEvent) -> Option<Exit> {
