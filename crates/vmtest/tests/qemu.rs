@@ -8,6 +8,8 @@
 
 #[path = "qemu/boots.rs"]
 mod boots;
+#[path = "qemu/buses.rs"]
+mod buses;
 #[path = "qemu/ground.rs"]
 mod ground;
 #[path = "qemu/interop.rs"]
@@ -55,6 +57,7 @@ impl Test {
 const TESTS: &[&[Test]] = &[
     ground::TESTS,
     boots::TESTS,
+    buses::TESTS,
     program::TESTS,
     trust::TESTS,
     interop::TESTS,

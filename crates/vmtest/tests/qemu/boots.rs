@@ -17,26 +17,6 @@ pub(crate) const TESTS: &[Test] = &[
     Test::new("initramfs_tools_image_reaches_multi_user", |ground| {
         initramfs_tools(ground)
     }),
-    Test::new("one_image_boots_from_virtio_scsi", |ground| {
-        bus(ground, Bus::VirtioScsi, 512)
-    }),
-    Test::new(
-        "one_image_boots_from_nvme_with_4096_byte_blocks",
-        |ground| bus(ground, Bus::Nvme, 4096),
-    ),
-    Test::new("one_image_boots_from_ahci", |ground| {
-        bus(ground, Bus::Ahci, 512)
-    }),
-    Test::new("one_image_boots_from_usb", |ground| {
-        bus(ground, Bus::Usb, 512)
-    }),
-    Test::slow("one_image_boots_from_an_sd_card", |ground| {
-        bus(ground, Bus::Sd, 512)
-    }),
-    Test::slow(
-        "one_image_boots_from_virtio_blk_with_4096_byte_blocks",
-        |ground| bus(ground, Bus::VirtioBlk, 4096),
-    ),
 ];
 
 const FACTS: &str = "iofs-test.facts=mounts,modules,failed,boot-json";
@@ -91,36 +71,6 @@ fn multi_user_is_sound(outcome: &Outcome, device: &str) -> Result<(), Failed> {
     }
     match facts(outcome, "failed").first() {
         Some(unit) => Err(fail(outcome, &format!("a unit failed: {unit}"))),
-        None => Ok(()),
-    }
-}
-
-/// The mini-initramfs for any machine, to the init of the root on this bus.
-fn bus(ground: &Ground, bus: Bus, block_size: u32) -> Result<(), Failed> {
-    let set = ground.generic()?;
-    let path = ground.dir().join("disk.img");
-    set.disk(&path, &ground.guest, block_size)?;
-    let disk = Disk {
-        block_size,
-        ..Disk::scratch(&path, bus)
-    };
-    let append = format!("init={} iofs-test.facts", guest::MARK);
-    let outcome = ground.boot(&set.mini_initramfs(), disk, &append)?;
-    fs::remove_file(&path)?;
-    expect(&outcome, "storage-init: [stage exec]")?;
-    expect(&outcome, guest::MARKED)?;
-    // No unauthenticated file system was mounted to get here.
-    let modules = facts(&outcome, "module");
-    if modules.is_empty() {
-        return Err(fail(&outcome, "no module is listed"));
-    }
-    let fat = |line: &&&str| {
-        ["fat ", "vfat ", "msdos "]
-            .iter()
-            .any(|m| line.starts_with(m))
-    };
-    match modules.iter().find(fat) {
-        Some(module) => Err(fail(&outcome, &format!("loaded: {module}"))),
         None => Ok(()),
     }
 }

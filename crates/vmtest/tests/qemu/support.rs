@@ -178,22 +178,35 @@ impl Ground {
 
     /// Boots `initrd` with this disk to the end. The root is found by label.
     pub(crate) fn boot(&self, initrd: &Path, disk: Disk, append: &str) -> Result<Outcome, Failed> {
-        let mut machine = Machine::new(
+        let mut machine = self.direct(initrd, append);
+        machine.disks.push(disk);
+        run(&machine)
+    }
+
+    /// A machine without disks that starts the guest's kernel with `initrd`. The
+    /// root is found by label.
+    pub(crate) fn direct(&self, initrd: &Path, append: &str) -> Machine {
+        Machine::new(
             Arch::X86_64,
             self.accel,
             Boot::Direct {
                 kernel: self.guest.kernel(),
                 initrd: Some(initrd.to_owned()),
-                append: format!(
-                    "console=ttyS0 panic=-1 root=LABEL={} rw {append}",
-                    guest::ROOT_LABEL
-                ),
+                append: format!("{CONSOLE} root=LABEL={} rw {append}", guest::ROOT_LABEL),
             },
-        );
-        machine.disks.push(disk);
-        let vm = Vm::start(&machine, RunOptions::default())?;
-        Ok(vm.finish(LIMIT)?)
+        )
     }
+
+    /// The kernel's name in the matrix.
+    pub(crate) fn kernel_name(&self) -> String {
+        format!("Debian 13, {}", self.guest.kernel_release())
+    }
+}
+
+/// Boots `machine` to its end.
+pub(crate) fn run(machine: &Machine) -> Result<Outcome, Failed> {
+    let vm = Vm::start(machine, RunOptions::default())?;
+    Ok(vm.finish(LIMIT)?)
 }
 
 /// What every kernel command line of a [`Small`] set begins with.
