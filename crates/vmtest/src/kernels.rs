@@ -3,7 +3,8 @@
 //!
 //! Which package has them is apt's answer to `linux-image-amd64`: one in Debian
 //! 12; since 7.x the image, the modules and the lists of what is built in are
-//! packages of their own. Takes some ten seconds and 90 (forky) or 270 MB.
+//! packages of their own. Takes some ten seconds and 50 (cloud), 90 (forky) or
+//! 270 MB. [`recompress`] gives modules another compression than theirs.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -16,8 +17,12 @@ use crate::{Error, cache, command};
 /// Raised when a step below changes in a way that the hashed parts do not show.
 const RECIPE_VERSION: &[u8] = b"1";
 
-/// The package that stands for a release's usual kernel.
-const META: &str = "linux-image-amd64";
+/// What the folder of modules has beside them that depmod reads.
+const LISTS: &[&str] = &[
+    "modules.builtin",
+    "modules.builtin.modinfo",
+    "modules.order",
+];
 
 /// Beginnings of the names of the packages with files of a kernel.
 const PARTS: &[&str] = &[
@@ -35,12 +40,35 @@ const LEFT_OUT: &[&str] = &[
     "sound",
 ];
 
+/// Folders that [`recompress`] takes: all that a disk needs.
+const STORAGE: &[&str] = &[
+    "arch",
+    "block",
+    "crypto",
+    "drivers/ata",
+    "drivers/block",
+    "drivers/dax",
+    "drivers/md",
+    "drivers/message",
+    "drivers/mmc",
+    "drivers/nvme",
+    "drivers/scsi",
+    "drivers/usb",
+    "drivers/virtio",
+    "fs/erofs",
+    "fs/netfs",
+    "fs/overlayfs",
+    "lib",
+];
+
 /// A Debian release whose kernel can be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Release {
     /// Debian 12, kernel 6.1: dm-verity asks neither the platform keyring nor
     /// one of its own; EROFS reads lz4 only.
     Debian12,
+    /// Debian 13's kernel for clouds: without the drivers of most hardware.
+    Debian13Cloud,
     /// Debian forky, kernel 7.x: dm-verity has a keyring of its own.
     Forky,
 }
@@ -51,7 +79,26 @@ impl Release {
     pub fn suite(self) -> &'static str {
         match self {
             Self::Debian12 => "bookworm",
+            Self::Debian13Cloud => "trixie",
             Self::Forky => "forky",
+        }
+    }
+
+    /// Its name for people.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Debian12 => "Debian 12",
+            Self::Debian13Cloud => "Debian 13 cloud",
+            Self::Forky => "Debian forky",
+        }
+    }
+
+    /// The package that stands for its kernel.
+    fn meta(self) -> &'static str {
+        match self {
+            Self::Debian12 | Self::Forky => "linux-image-amd64",
+            Self::Debian13Cloud => "linux-image-cloud-amd64",
         }
     }
 
@@ -59,6 +106,7 @@ impl Release {
     fn kind(self) -> &'static str {
         match self {
             Self::Debian12 => "kernel-bookworm",
+            Self::Debian13Cloud => "kernel-trixie-cloud",
             Self::Forky => "kernel-forky",
         }
     }
@@ -82,7 +130,7 @@ impl Kernel {
         let left_out = LEFT_OUT.join(",");
         let suite = release.suite();
         let recipe = [RECIPE_VERSION, suite.as_bytes(), left_out.as_bytes()];
-        let entry = cache::entry(release.kind(), &recipe, |dir| make(dir, suite, progress))?;
+        let entry = cache::entry(release.kind(), &recipe, |dir| make(dir, release, progress))?;
         let path = entry.path.join("kernel-release");
         let release = fs::read_to_string(&path)
             .map_err(Error::io(format!("reading {}", path.display())))?
@@ -111,12 +159,70 @@ impl Kernel {
     }
 }
 
-fn make(dir: &Path, suite: &str, progress: &mut dyn FnMut(&str)) -> Result<(), Error> {
-    progress(&format!("Debian {suite}: kernel"));
+/// How module files are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all: `.ko`.
+    None,
+    /// gzip: `.ko.gz`.
+    Gzip,
+    /// zstd: `.ko.zst`.
+    Zstd,
+}
+
+/// Copies those modules that a disk needs from `modules` (the folder of a
+/// release, with `.ko` and `.ko.xz` files), compressed in this way, to a new
+/// `root`, where `usr/lib/modules/RELEASE` gets them and depmod's lists.
+///
+/// # Errors
+/// [`Error::Program`] if xz, gzip, zstd or depmod fails, [`Error::Io`].
+pub fn recompress(modules: &Path, how: Compression, root: &Path) -> Result<(), Error> {
+    let release = modules.file_name().unwrap_or_default();
+    let to = root.join("usr/lib/modules").join(release);
+    for folder in STORAGE {
+        let from = modules.join("kernel").join(folder);
+        let parent = to.join("kernel").join(folder);
+        if from.is_dir() {
+            make_folder(parent.parent().unwrap_or(&to))?;
+            command::output(Command::new("cp").arg("-a").args([&from, &parent]))?;
+        }
+    }
+    for list in LISTS {
+        let from = modules.join(list);
+        if from.is_file() {
+            fs::copy(&from, to.join(list)).map_err(Error::io(format!("copying {list}")))?;
+        }
+    }
+    each_module(&to, ".ko.xz", &["xz", "--decompress"])?;
+    match how {
+        Compression::None => {}
+        Compression::Gzip => each_module(&to, ".ko", &["gzip", "-1"])?,
+        Compression::Zstd => each_module(&to, ".ko", &["zstd", "--quiet", "--rm"])?,
+    }
+    symlink("usr/lib", root.join("lib")).map_err(Error::io("making lib"))?;
+    let mut depmod = Command::new("/usr/sbin/depmod");
+    command::output(depmod.arg("-b").arg(root).arg(release))?;
+    Ok(())
+}
+
+/// Runs a program, which replaces files, on all whose names end so.
+fn each_module(folder: &Path, end: &str, program: &[&str]) -> Result<(), Error> {
+    let Some((name, arguments)) = program.split_first() else {
+        return Ok(());
+    };
+    let mut find = Command::new("find");
+    find.arg(folder).args(["-type", "f", "-name"]);
+    find.arg(format!("*{end}")).arg("-exec");
+    find.arg(name).args(arguments).args(["{}", "+"]);
+    command::output(&mut find).map(|_| ())
+}
+
+fn make(dir: &Path, release: Release, progress: &mut dyn FnMut(&str)) -> Result<(), Error> {
+    progress(&format!("{}: kernel", release.name()));
     let log = dir.join("log");
     let apt = dir.join("apt");
-    let archive = Archive::open(&apt, suite, &log)?;
-    let packages = parts(&archive.depends(META)?)?;
+    let archive = Archive::open(&apt, release.suite(), &log)?;
+    let packages = parts(&archive.depends(release.meta())?)?;
     archive.fetch(&packages)?;
     let unpacked = dir.join("unpacked");
     archive.unpack(&unpacked)?;
@@ -163,7 +269,8 @@ fn parts(packages: &[String]) -> Result<Vec<String>, Error> {
     };
     let found: Vec<String> = packages.iter().filter(of_kernel).cloned().collect();
     if found.is_empty() {
-        return Err(Error::Disk(format!("{META} needs no kernel package")));
+        let text = "the release's kernel package needs none with files of a kernel";
+        return Err(Error::Disk(text.to_owned()));
     }
     Ok(found)
 }

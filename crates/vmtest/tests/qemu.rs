@@ -14,6 +14,8 @@ mod buses;
 mod ground;
 #[path = "qemu/interop.rs"]
 mod interop;
+#[path = "qemu/kernels.rs"]
+mod kernels;
 #[path = "qemu/program.rs"]
 mod program;
 #[path = "qemu/support.rs"]
@@ -58,6 +60,7 @@ const TESTS: &[&[Test]] = &[
     ground::TESTS,
     boots::TESTS,
     buses::TESTS,
+    kernels::TESTS,
     program::TESTS,
     trust::TESTS,
     interop::TESTS,

@@ -91,7 +91,11 @@ fn tpm(ground: &Ground) -> Result<(), Failed> {
 }
 
 fn kernels(_: &Ground) -> Result<(), Failed> {
-    for (release, begins) in [(Release::Debian12, "6.1."), (Release::Forky, "7.")] {
+    for (release, begins) in [
+        (Release::Debian12, "6.1."),
+        (Release::Debian13Cloud, "6.12."),
+        (Release::Forky, "7."),
+    ] {
         let kernel = Kernel::ensure(release, &mut |line| eprintln!("{line}"))?;
         let version = kernel.kernel_release();
         if !version.starts_with(begins) {

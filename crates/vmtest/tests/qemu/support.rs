@@ -235,6 +235,8 @@ pub(crate) struct Small<'a> {
     pub(crate) uki: Option<&'a Key>,
     /// Signs the image; without it is sealed.
     pub(crate) signer: Option<&'a Key>,
+    /// Which storage drivers.
+    pub(crate) modules: &'a str,
     pub(crate) options: &'a [&'a str],
 }
 
@@ -247,6 +249,7 @@ impl Small<'_> {
             words: "",
             uki: None,
             signer: None,
+            modules: "virtio-blk,virtio-pci",
             options: &[],
         }
     }
@@ -255,7 +258,7 @@ impl Small<'_> {
     pub(crate) fn build(&self, ground: &Ground, dir: &Path) -> Result<Set, Failed> {
         let mut command = Command::new(ground.dist.join("initoverlayfs"));
         command
-            .args(["build", "--json", "--modules", "virtio-blk,virtio-pci"])
+            .args(["build", "--json", "--modules", self.modules])
             .args(["--on-failure", "poweroff", "--timeout", "30", "--root"])
             .arg(ground.small_tree()?)
             .arg("--sysroot")
