@@ -33,6 +33,7 @@ pub(crate) fn run(args: RunArgs) -> Result<()> {
     let options = RunOptions {
         tee: Some(console),
         stdin: if typed { Stdin::Inherit } else { Stdin::Null },
+        answers: Vec::new(),
         count_memory: false,
         // The wait has the limit; this one only covers what follows it.
         limit: Some(plan.timeout.saturating_add(Duration::from_secs(30))),

@@ -31,6 +31,7 @@
 #![forbid(unsafe_code)]
 
 mod accel;
+mod answer;
 mod console;
 mod disk;
 mod error;
@@ -41,6 +42,7 @@ mod tpm;
 mod vm;
 
 pub use accel::{ACCEL_ENV, Accel};
+pub use answer::Answer;
 pub use console::{ConsoleLine, LineBuffer, MAX_LINE, parse_kernel_line, strip_escapes};
 pub use disk::{Bus, Cdrom, Crowd, Disk};
 pub use error::Error;

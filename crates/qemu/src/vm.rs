@@ -12,8 +12,11 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::answer::Typist;
 use crate::tpm::Swtpm;
-use crate::{BlockStats, ConsoleLine, Disk, Error, LineBuffer, Machine, Qmp, QmpEvent, Stdin};
+use crate::{
+    Answer, BlockStats, ConsoleLine, Disk, Error, LineBuffer, Machine, Qmp, QmpEvent, Stdin,
+};
 
 /// How many console lines are kept for error messages and for the outcome.
 const KEPT_LINES: usize = 100_000;
@@ -34,6 +37,9 @@ pub struct RunOptions {
     pub tee: Option<Box<dyn Write + Send>>,
     /// What the serial line reads.
     pub stdin: Stdin,
+    /// What is typed on the serial line, in this order. If there is anything, it
+    /// reads nothing else.
+    pub answers: Vec<Answer>,
     /// Whether to count the pages of memory that were touched.
     pub count_memory: bool,
     /// A limit on the machine's whole life; `None` is ten minutes.
@@ -45,6 +51,7 @@ impl std::fmt::Debug for RunOptions {
         f.debug_struct("RunOptions")
             .field("tee", &self.tee.is_some())
             .field("stdin", &self.stdin)
+            .field("answers", &self.answers)
             .field("count_memory", &self.count_memory)
             .field("limit", &self.limit)
             .finish()
@@ -157,8 +164,13 @@ impl Vm {
             machine.memory_file = Some(path);
         }
         let tpm = start_tpm(&mut machine, &mut files)?;
-        let mut child = spawn(&machine, options.stdin)?;
-        let console = read_console(&mut child, started, options.tee);
+        let stdin = match (options.answers.is_empty(), options.stdin) {
+            (false, _) => Stdio::piped(),
+            (true, Stdin::Null) => Stdio::null(),
+            (true, Stdin::Inherit) => Stdio::inherit(),
+        };
+        let mut child = spawn(&machine, stdin)?;
+        let console = read_console(&mut child, started, options.tee, options.answers);
         let stderr = read_stderr(&mut child);
         let limit = options.limit.unwrap_or(Duration::from_secs(600));
         let mut vm = Self {
@@ -521,14 +533,11 @@ fn memory_folder() -> PathBuf {
     }
 }
 
-fn spawn(machine: &Machine, stdin: Stdin) -> Result<Child, Error> {
+fn spawn(machine: &Machine, stdin: Stdio) -> Result<Child, Error> {
     let program = machine.arch.program();
     Command::new(program)
         .args(machine.args())
-        .stdin(match stdin {
-            Stdin::Null => Stdio::null(),
-            Stdin::Inherit => Stdio::inherit(),
-        })
+        .stdin(stdin)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -548,8 +557,13 @@ fn read_console(
     child: &mut Child,
     started: Instant,
     mut tee: Option<Box<dyn Write + Send>>,
+    answers: Vec<Answer>,
 ) -> Receiver<ConsoleLine> {
     let (sender, receiver) = mpsc::channel();
+    let mut typist = child
+        .stdin
+        .take()
+        .map(|keyboard| Typist::new(answers, keyboard));
     if let Some(mut stdout) = child.stdout.take() {
         thread::spawn(move || {
             let mut lines = LineBuffer::default();
@@ -559,6 +573,9 @@ fn read_console(
                 if let Some(tee) = &mut tee {
                     // The watcher may go away; the boot goes on.
                     let _ = tee.write_all(bytes).and_then(|()| tee.flush());
+                }
+                if let Some(typist) = &mut typist {
+                    typist.read(bytes);
                 }
                 lines.push(bytes, |line| {
                     let _ = sender.send(ConsoleLine::new(started.elapsed(), line));
