@@ -123,11 +123,6 @@ pub(crate) fn run(args: &Args) -> Result<(), Box<dyn Error>> {
 
 /// Writes the figures to docs/benchmarks, with how they were taken.
 fn record(args: &Args, guest: &Guest, report: &[String]) -> Result<PathBuf, Box<dyn Error>> {
-    let version = |program: &str| -> Result<String, Box<dyn Error>> {
-        let output = Command::new(program).arg("--version").output()?;
-        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-        Ok(text.lines().next().unwrap_or(program).trim().to_owned())
-    };
     let idle = match args.idle {
         IdleArg::Jump => "sleep=off",
         IdleArg::Real => "sleep=on",
@@ -161,6 +156,13 @@ fn record(args: &Args, guest: &Guest, report: &[String]) -> Result<PathBuf, Box<
     fs::create_dir_all(path.with_file_name(""))?;
     fs::write(&path, text)?;
     Ok(path)
+}
+
+/// The first line of what a program says of itself.
+pub(crate) fn version(program: &str) -> Result<String, Box<dyn Error>> {
+    let output = Command::new(program).arg("--version").output()?;
+    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    Ok(text.lines().next().unwrap_or(program).trim().to_owned())
 }
 
 type MakeWay<'a> = fn(&Bench<'a>, &str) -> Result<Way, Box<dyn Error>>;
@@ -367,12 +369,12 @@ fn row(way: &Way, costs: Vec<Cost>) -> Result<Vec<String>, Box<dyn Error>> {
     ])
 }
 
-fn sorted<T: Ord>(mut values: Vec<T>) -> Vec<T> {
+pub(crate) fn sorted<T: Ord>(mut values: Vec<T>) -> Vec<T> {
     values.sort();
     values
 }
 
-fn median<T: Copy>(sorted: &[T]) -> Option<T> {
+pub(crate) fn median<T: Copy>(sorted: &[T]) -> Option<T> {
     sorted.get(sorted.len() / 2).copied()
 }
 

@@ -8,6 +8,8 @@ mod counts;
 mod debian;
 mod demo;
 mod dist;
+mod matrix;
+mod reach;
 mod step;
 mod table;
 mod test;
@@ -35,6 +37,8 @@ enum Task {
     /// Measures.
     #[command(subcommand)]
     Bench(Bench),
+    /// Writes docs/matrix.md, what boots on what, from what the tests have seen.
+    Matrix,
     /// Builds storage-init, run-init and the command line into target/dist.
     Dist,
     /// Makes the cached Debian 13 guest and says where it is.
@@ -49,6 +53,9 @@ enum Bench {
     /// Boots on the clock that counts instructions: time, bytes read, memory,
     /// sizes, against Debian's own initramfs files.
     Boot(bench::Args),
+    /// What it costs to boot anywhere: any machine's drivers, forty disks, a stick
+    /// that comes late; and what a second processor saves.
+    Reach(reach::Args),
 }
 
 fn main() -> ExitCode {
@@ -56,6 +63,8 @@ fn main() -> ExitCode {
         Task::Test(args) => return test::run(&args),
         Task::Demo => demo::run(),
         Task::Bench(Bench::Boot(args)) => bench::run(&args),
+        Task::Bench(Bench::Reach(args)) => reach::run(&args),
+        Task::Matrix => matrix::run(),
         Task::Dist => dist::run(),
         Task::Guest => guest(),
         Task::Packages => step::packages().map_err(Into::into),

@@ -104,7 +104,7 @@ pub struct Machine {
     pub boot: Boot,
     /// Its disks, in this order.
     pub disks: Vec<Disk>,
-    /// Disks beside them, many and all the same.
+    /// Disks before them, many and all the same.
     pub crowds: Vec<Crowd>,
     /// Its CD-ROM drives.
     pub cdroms: Vec<Cdrom>,
@@ -158,11 +158,11 @@ impl Machine {
         args.words(&["-no-reboot", "-no-shutdown"]);
         self.platform(&mut args);
         self.boot(&mut args);
-        for (index, disk) in self.disks.iter().enumerate() {
-            disk.args(index, &mut args);
-        }
         for (index, crowd) in self.crowds.iter().enumerate() {
             crowd.args(index, &mut args);
+        }
+        for (index, disk) in self.disks.iter().enumerate() {
+            disk.args(index, &mut args);
         }
         for (index, cdrom) in self.cdroms.iter().enumerate() {
             cdrom.args(index, &mut args);
