@@ -7,7 +7,7 @@ use core::ptr;
 
 use linux_raw_sys::general::{__NR_clone, __NR_execve, __NR_exit_group, SIGCHLD};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fd::{IntoRawFd, OwnedFd};
+use rustix::fd::{BorrowedFd, IntoRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitOptions};
 
@@ -64,26 +64,44 @@ pub fn fork(work: impl FnOnce() -> u8) -> Result<Child> {
     Ok(Child { pid, pidfd })
 }
 
-/// Waits for at most `timeout_us` microseconds until one of `children` ends;
-/// returns its index. The child is then done with.
+/// What [`wait`] was woken by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Woken {
+    /// The child of this index has ended; it is done with.
+    Ended(usize, Ended),
+    /// There is something to read.
+    Readable,
+    /// Nothing happened in time.
+    Timeout,
+}
+
+/// Waits for at most `timeout_us` microseconds until one of `children` ends or
+/// `input` can be read. A child's end goes first.
 #[must_use]
-pub fn wait_first(children: &[Child], timeout_us: u64) -> Option<(usize, Ended)> {
+pub fn wait(children: &[Child], input: Option<BorrowedFd<'_>>, timeout_us: u64) -> Woken {
     let deadline = clock::micros().saturating_add(timeout_us);
     let mut fds: Vec<PollFd<'_>> = children
         .iter()
         .map(|child| PollFd::new(&child.pidfd, PollFlags::IN))
         .collect();
+    fds.extend(input.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
     loop {
         let left = deadline.saturating_sub(clock::micros());
         match poll(&mut fds, Some(&clock::timespec(left))) {
-            Ok(0) => return None,
+            Ok(0) => return Woken::Timeout,
             Ok(_) => break,
             Err(Errno::INTR) => {}
-            Err(_) => return None,
+            Err(_) => return Woken::Timeout,
         }
     }
-    let index = fds.iter().position(|fd| !fd.revents().is_empty())?;
-    let status = rustix::process::waitpid(Some(children.get(index)?.pid), WaitOptions::empty())
+    let Some((index, child)) = fds
+        .iter()
+        .position(|fd| !fd.revents().is_empty())
+        .and_then(|index| Some((index, children.get(index)?)))
+    else {
+        return Woken::Readable;
+    };
+    let status = rustix::process::waitpid(Some(child.pid), WaitOptions::empty())
         .ok()
         .flatten()
         .and_then(|(_, status)| status.exit_status());
@@ -91,7 +109,7 @@ pub fn wait_first(children: &[Child], timeout_us: u64) -> Option<(usize, Ended)>
         Some(code) => Ended::Exited(u8::try_from(code & 0xff).unwrap_or(u8::MAX)),
         None => Ended::Signalled,
     };
-    Some((index, ended))
+    Woken::Ended(index, ended)
 }
 
 /// Ends this process.
@@ -250,13 +268,16 @@ fn raw_errno(result: isize) -> Errno {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::fd::AsFd;
 
     // cargo runs tests in threads; these children only exit, so that is sound.
 
     #[test]
     fn children_report_their_status() {
         let children = std::vec![fork(|| 42).unwrap(), fork(|| 42).unwrap()];
-        let (_, ended) = wait_first(&children, 10_000_000).unwrap();
+        let Woken::Ended(_, ended) = wait(&children, None, 10_000_000) else {
+            panic!("no child ended");
+        };
         assert_eq!(ended, Ended::Exited(42));
     }
 
@@ -268,10 +289,32 @@ mod tests {
         })
         .unwrap();
         let children = [child];
-        assert_eq!(wait_first(&children, 20_000), None);
+        assert_eq!(wait(&children, None, 20_000), Woken::Timeout);
         assert_eq!(
-            wait_first(&children, 10_000_000),
-            Some((0, Ended::Exited(0)))
+            wait(&children, None, 10_000_000),
+            Woken::Ended(0, Ended::Exited(0))
+        );
+    }
+
+    #[test]
+    fn input_wakes_too() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let child = fork(|| {
+            sleep(10_000_000);
+            0
+        })
+        .unwrap();
+        let children = [child];
+        assert_eq!(wait(&children, Some(reader.as_fd()), 1000), Woken::Timeout);
+        std::io::Write::write_all(&mut &writer, b"x").unwrap();
+        assert_eq!(
+            wait(&children, Some(reader.as_fd()), 10_000_000),
+            Woken::Readable
+        );
+        rustix::process::kill_process(children[0].pid, rustix::process::Signal::KILL).unwrap();
+        assert_eq!(
+            wait(&children, None, 10_000_000),
+            Woken::Ended(0, Ended::Signalled)
         );
     }
 

@@ -5,13 +5,12 @@
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::netlink::{KOBJECT_UEVENT, SocketAddrNetlink};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 
-use crate::{Error, Result, clock};
+use crate::{Error, Result};
 
 /// The kernel's own group; group 2 carries udev's messages, which need no trust
 /// here since nobody runs udev yet.
@@ -56,15 +55,13 @@ impl Uevent {
     }
 }
 
-/// What waiting for events brought.
+/// What has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wait {
+pub enum Taken {
     /// These, in their order.
     Events(Vec<Uevent>),
     /// Some were lost: look at everything again.
     Lost,
-    /// None in time.
-    Timeout,
 }
 
 /// A subscription to the kernel's uevents.
@@ -94,20 +91,10 @@ impl Uevents {
         Ok(Self { socket })
     }
 
-    /// Waits for at most `timeout_us` microseconds for the next events and takes
-    /// all that have come. An error of the socket counts as a loss.
+    /// Takes all that have come, without waiting: [`crate::process::wait`] says
+    /// when there are some. An error of the socket counts as a loss.
     #[must_use]
-    pub fn wait(&self, timeout_us: u64) -> Wait {
-        let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
-        match poll(&mut fds, Some(&clock::timespec(timeout_us))) {
-            Ok(0) | Err(Errno::INTR) => Wait::Timeout,
-            // The caller looks again and comes back with what time is left.
-            Err(_) => Wait::Lost,
-            Ok(_) => self.drain(),
-        }
-    }
-
-    fn drain(&self) -> Wait {
+    pub fn take(&self) -> Taken {
         let mut buffer = alloc::vec![0; MAX_LEN];
         let mut events = Vec::new();
         // Bounded, so that a storm of events cannot hold the boot here.
@@ -118,10 +105,16 @@ impl Uevents {
                 }
                 Err(Errno::AGAIN) => break,
                 Err(Errno::INTR) => {}
-                Err(_) => return Wait::Lost,
+                Err(_) => return Taken::Lost,
             }
         }
-        Wait::Events(events)
+        Taken::Events(events)
+    }
+}
+
+impl AsFd for Uevents {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 
@@ -149,11 +142,8 @@ mod tests {
     }
 
     #[test]
-    fn waiting_ends() {
+    fn taking_does_not_wait() {
         let uevents = Uevents::subscribe().unwrap();
-        assert!(matches!(
-            uevents.wait(1000),
-            Wait::Timeout | Wait::Events(_)
-        ));
+        assert!(matches!(uevents.take(), Taken::Events(_)));
     }
 }

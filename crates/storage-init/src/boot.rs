@@ -58,6 +58,7 @@ pub fn run(
     let trust = Trust::new(&settings.plan.auth)?;
     let mut search = Search::new(settings, &trust, &paths);
     let mut found = search.find(&uevents, &mut modules, log)?;
+    log.stage("device", &found.describe());
     modules.finish_image(log);
     log.stage("modules", &modules.summary());
     // 5. and 6. Its proof, the block device that is exactly the image, EROFS on
@@ -68,6 +69,7 @@ pub fn run(
             Ok(done) => break done,
             Err(failure) => found = search.instead_of(found, failure, &mut modules, log)?,
         }
+        log.stage("device", &found.describe());
     };
 
     // 7. All that must outlive the mini-initramfs goes into the new root; the
@@ -91,7 +93,6 @@ fn assemble(
     modules: &mut Loader<'_>,
     log: &mut Log,
 ) -> Result<(ImageDevice, Mounted), Failure> {
-    log.stage("device", &found.describe());
     if let Some(proof) = &found.proof {
         let (root, reason) = (&proof.trees.root, &proof.reason);
         log.stage("proof", &format!("root hash {root}, {reason}"));

@@ -11,6 +11,7 @@ use crate::image::{Found, Place};
 use crate::log::{Log, Stage};
 use crate::modules::Loader;
 use crate::report::join;
+use crate::schedule::Node;
 use crate::settings::Settings;
 use crate::stack::ImageDevice;
 
@@ -70,14 +71,8 @@ pub fn render(
             stage.micros
         )
     });
-    let mut records = modules.records.iter().map(|record| {
-        format!(
-            "{{\"name\":{},\"us\":{},\"errno\":{}}}",
-            Quoted(modules.name(record.index)),
-            record.micros,
-            record.errno
-        )
-    });
+    let mut records = of_kind(modules, |node| matches!(node, Node::Module(_)));
+    let mut packs = of_kind(modules, |node| matches!(node, Node::Pack(_)));
     let file = match &found.candidate.file {
         Some(file) => format!("{}", Quoted(file)),
         None => "null".into(),
@@ -95,7 +90,8 @@ pub fn render(
             "\"image\":{{\"candidate\":{candidate},\"partition\":{partition},",
             "\"partuuid\":\"{partuuid}\",\"file\":{file},\"extents\":{extents},",
             "\"uuid\":\"{uuid}\",\"size\":{size},\"device\":{device},\"layout\":{layout}}},",
-            "\"init\":{init},\"stages\":[{stages}],\"modules\":[{modules}]}}\n"
+            "\"init\":{init},\"stages\":[{stages}],\"modules\":[{modules}],",
+            "\"packs\":[{packs}]}}\n"
         ),
         storage_init = Quoted(env!("CARGO_PKG_VERSION")),
         kernel = Quoted(&process::kernel_release()),
@@ -114,7 +110,27 @@ pub fn render(
         init = Quoted(init),
         stages = join(&mut stages, ","),
         modules = join(&mut records, ","),
+        packs = join(&mut packs, ","),
     )
+}
+
+/// The records of modules or of packs, each an object.
+fn of_kind<'a>(
+    modules: &'a Loader<'_>,
+    wanted: fn(Node) -> bool,
+) -> impl Iterator<Item = String> + 'a {
+    modules
+        .records
+        .iter()
+        .filter(move |record| wanted(record.node))
+        .map(|record| {
+            format!(
+                "{{\"name\":{},\"us\":{},\"errno\":{}}}",
+                Quoted(modules.node_name(record.node)),
+                record.micros,
+                record.errno
+            )
+        })
 }
 
 /// A JSON string (RFC 8259): quotes, backslashes and controls escaped.

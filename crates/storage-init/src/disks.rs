@@ -98,6 +98,16 @@ impl Inventory {
         })
     }
 
+    /// The disk that has the partition of this GUID, by the kernel's name.
+    #[must_use]
+    pub fn disk_of(&self, part_guid: Uuid) -> Option<&str> {
+        let has = |disk: &&Disk| {
+            let mut entries = disk.partitions.iter().flatten();
+            entries.any(|entry| entry.part_guid == part_guid)
+        };
+        self.disks.iter().find(has).map(|disk| disk.name.as_str())
+    }
+
     fn shown(&self, paths: &Paths, wanted: &dyn Fn(&Disk, &Partition) -> bool) -> Vec<Part> {
         let mut parts = Vec::new();
         for disk in &self.disks {

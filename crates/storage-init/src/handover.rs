@@ -8,7 +8,7 @@ use alloc::string::String;
 use freestanding::Start;
 use iofs_plan::Appended;
 use kernel_abi::file::{self, Kind};
-use kernel_abi::tree::{self, Copied, Source};
+use kernel_abi::tree::{Copied, Copier, Source};
 use kernel_abi::{Errno, mount, process};
 
 use crate::log::Log;
@@ -48,6 +48,7 @@ pub fn carry_over(mounted: &Mounted, allowed: Appended, log: &mut Log) -> Result
         true => Source::Freed,
         false => Source::Kept,
     };
+    let mut copier = Copier::new("/", &mounted.root, source)?;
     let mut left_out = String::new();
     let mut count = 0;
     for (name, kind) in file::list("/")? {
@@ -70,7 +71,7 @@ pub fn carry_over(mounted: &Mounted, allowed: Appended, log: &mut Log) -> Result
             count += 1;
             continue;
         }
-        let Copied { entries, replaced } = tree::copy("/", &name, &mounted.root, source)?;
+        let Copied { entries, replaced } = copier.copy(&name)?;
         log.info(format_args!(
             "carried over /{name} ({entries} entries, {replaced} in place of the image's)"
         ));

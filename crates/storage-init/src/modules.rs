@@ -7,8 +7,10 @@
 //! signature, whatever its size. So:
 //!
 //! 1. *Fewer modules.* Those that the plan knows the way to the image to need
-//!    are loaded at once. What else could carry storage is loaded only when a
-//!    device asks for it. Mapping modules come when a mapping is built.
+//!    are loaded at once. What else could carry storage is unpacked and loaded
+//!    only when a device asks for it, what takes the fewest modules first, and
+//!    no further once the image is found: the next init's udev does the rest.
+//!    Mapping modules come when a mapping is built.
 //! 2. *Several at a time.* finit_module(2) checks signatures in the caller's
 //!    context, so workers on several CPUs really work in parallel. Workers are
 //!    processes: PID 1 has no threads, a fork of its few pages costs about a
@@ -16,36 +18,47 @@
 //!    errno, and a worker that the kernel kills or never wakes again takes
 //!    nobody along. Threads were the alternative: they would need stacks, a
 //!    futex and shared state, for no gain that could be measured.
-//! 3. *At least two at a time*, on one CPU too: some drivers sleep in their init
-//!    function for their hardware, and another module can be checked meanwhile.
+//! 3. *One at a time on one CPU*, unless it sleeps: a second one would only take
+//!    the first one's time, and perhaps for a driver that nobody needs. One that
+//!    has not returned in [`SLEEPS_AFTER_US`] waits for its hardware, and another
+//!    module can be checked meanwhile.
 //! 4. *Each once, in an order worked out at build time.* The plan's dependencies
-//!    form a DAG of indices; [`crate::schedule`] hands out whatever is ready, in
-//!    the order in which it was asked for, so the boot disk's chain goes first.
-//! 5. *With a limit.* A module whose init does not return in [`STUCK_AFTER_US`]
+//!    form a DAG of indices; [`crate::schedule`] hands out whatever is ready, the
+//!    boot disk's chain first.
+//! 5. *Beside everything else.* [`Loader::turn`] waits for workers and for
+//!    devices at once: a disk that appears is looked at while drivers of others
+//!    still load.
+//! 6. *With a limit.* A module whose init does not return in [`STUCK_AFTER_US`]
 //!    is named in the log and left to its worker; the boot goes on without it.
-//!    After [`ALL_STUCK_AFTER_US`] nothing further is started.
+//!    [`ALL_STUCK_AFTER_US`] is the most that is waited for what one step needs.
 
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use iofs_cmdline::{Cmdline, Param};
+use iofs_cmdline::Cmdline;
 use iofs_plan::{BootPlan, Role};
-use kernel_abi::process::{self, Child, Ended};
-use kernel_abi::{Errno, clock, file, module};
+use kernel_abi::process::{self, Child, Ended, Woken};
+use kernel_abi::{BorrowedFd, Errno, clock, file, module};
 
 use crate::log::Log;
+use crate::pack;
 use crate::paths::Paths;
-use crate::schedule::{Schedule, State};
+use crate::schedule::{Node, Schedule, State, Urgency};
 use crate::settings::MAX_CMDLINE;
 
 /// How long a module may take before the boot goes on without it, in
 /// microseconds. SCSI host adapters can take several seconds.
 pub const STUCK_AFTER_US: u64 = 30_000_000;
 
-/// How long all modules of one request may take, in microseconds: when several
-/// are stuck one after the other, the rest is not started any more.
+/// How long all modules that one step of the boot needs may take, in
+/// microseconds: when several are stuck one after the other, the rest is not
+/// started any more.
 pub const ALL_STUCK_AFTER_US: u64 = 60_000_000;
+
+/// How long a module computes at most, in microseconds: the check of its
+/// signature and linking take a fifth of that.
+pub const SLEEPS_AFTER_US: u64 = 250_000;
 
 /// No more workers than this: past it the kernel's own locks are the limit.
 const MAX_WORKERS: usize = 8;
@@ -53,34 +66,50 @@ const MAX_WORKERS: usize = 8;
 /// Status of a worker that ended by a signal: no errno of module loading.
 const KILLED: u8 = 255;
 
-/// What loading a module came to.
+/// What loading a module or unpacking a pack came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Index in the plan.
-    pub index: u16,
+    /// Which.
+    pub node: Node,
     /// How long it took, in microseconds, waiting for a CPU included.
     pub micros: u64,
     /// errno, 0 for success.
     pub errno: u8,
 }
 
+/// What a [`Loader::turn`] brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// A driver is in: its disks may be there, since probing is often
+    /// synchronous.
+    Driver,
+    /// Something else has ended.
+    Other,
+    /// There is something to read.
+    Readable,
+    /// Nothing happened in time.
+    Timeout,
+}
+
 struct Job {
-    index: u16,
+    node: Node,
+    urgency: Urgency,
     started: u64,
 }
 
 /// Loads the plan's modules.
 pub struct Loader<'p> {
     plan: &'p BootPlan,
-    folder: String,
-    /// The kernel command line, with parameters for modules.
-    cmdline: Vec<u8>,
+    modules: String,
+    packs: String,
+    /// Parameters from the kernel command line: of which module, and what.
+    params: Vec<(String, String)>,
     schedule: Schedule<'p>,
-    workers: usize,
+    cpus: usize,
     /// Running workers; `children` and `jobs` go in step.
     children: Vec<Child>,
     jobs: Vec<Job>,
-    /// What has been loaded or refused, in the order of their ends.
+    /// What has been loaded, unpacked or refused, in the order of their ends.
     pub records: Vec<Record>,
 }
 
@@ -96,76 +125,135 @@ impl<'p> Loader<'p> {
     /// A loader for the modules of `plan`.
     #[must_use]
     pub fn new(plan: &'p BootPlan, paths: &Paths) -> Self {
+        // Whether it can be read has been said with the settings.
+        let cmdline = file::read(&paths.cmdline, MAX_CMDLINE).unwrap_or_default();
         Self {
             plan,
-            folder: paths.modules.clone(),
-            // Whether it can be read has been said with the settings.
-            cmdline: file::read(&paths.cmdline, MAX_CMDLINE).unwrap_or_default(),
+            modules: paths.modules.clone(),
+            packs: paths.packs.clone(),
+            params: module_params(&cmdline),
             schedule: Schedule::new(plan),
-            workers: process::cpus().clamp(2, MAX_WORKERS),
+            cpus: process::cpus().clamp(1, MAX_WORKERS),
             children: Vec::new(),
             jobs: Vec::new(),
             records: Vec::new(),
         }
     }
 
-    /// The boot disk's chain, then what every image needs.
-    pub fn load_first(&mut self, log: &mut Log) {
-        for role in [Role::Disk, Role::Image] {
-            self.want_role(role);
-        }
-        self.finish(log);
-    }
-
-    /// Everything that could carry storage. Returns how many modules were new.
-    pub fn load_all_buses(&mut self, log: &mut Log) -> usize {
-        let count = self.want_role(Role::Bus);
-        self.finish(log);
-        count
-    }
-
-    /// What serves these devices. Returns how many modules were new.
-    pub fn load_for<'a>(
-        &mut self,
-        modaliases: impl IntoIterator<Item = &'a str>,
-        log: &mut Log,
-    ) -> usize {
-        let plan = self.plan;
-        let mut count = 0;
-        for modalias in modaliases {
-            for index in plan.modules_for(modalias) {
-                let new = self.schedule.want(index);
-                if new > 0 {
-                    log.debug(format_args!("{} asks for {}", modalias, self.name(index)));
-                }
-                count += new;
+    /// Asks for the boot disk's chain, for what the last boot's disk needed
+    /// (`hint`, names of modules; nothing but the order depends on it), and for
+    /// what every image needs.
+    pub fn want_first(&mut self, hint: &[String]) {
+        self.want_role(Role::Disk, Urgency::Disk);
+        for name in hint {
+            if let Some(index) = self.index_of(name) {
+                self.schedule.want(index, Urgency::Disk);
             }
         }
-        self.finish(log);
-        count
+        self.want_role(Role::Image, Urgency::Image);
     }
 
-    /// A module by its name, if the plan has it; one that it does not have is
-    /// taken to be built into the kernel.
-    pub fn load_named(&mut self, name: &str, log: &mut Log) {
-        let found = self.plan.modules.iter().position(|m| m.name == name);
-        if let Some(index) = found.and_then(|index| u16::try_from(index).ok()) {
-            self.schedule.want(index);
-            self.finish(log);
+    /// Asks for a module that the image needs where it is.
+    pub fn want_for_image(&mut self, name: &str) {
+        if let Some(index) = self.index_of(name) {
+            self.schedule.want(index, Urgency::Image);
         }
     }
 
-    /// Loads whatever serves any device that is there now. Returns how many
-    /// modules were new.
-    pub fn coldplug(&mut self, sys: &str, log: &mut Log) -> usize {
+    /// Asks for everything that could carry storage. Returns how many modules
+    /// were new.
+    pub fn want_all_buses(&mut self) -> usize {
+        self.want_role(Role::Bus, Urgency::Suspicion)
+    }
+
+    /// Asks for what serves these devices; what says that it is storage goes
+    /// first, and of the rest what takes the fewest modules.
+    pub fn want_for<'a>(&mut self, modaliases: impl IntoIterator<Item = &'a str>, log: &mut Log) {
+        let plan = self.plan;
+        let mut asked: Vec<(Urgency, usize, u16)> = Vec::new();
+        for modalias in modaliases {
+            let urgency = urgency_of(modalias);
+            for index in plan.modules_for(modalias) {
+                if self.schedule.state(Node::Module(index)) == State::Idle {
+                    log.debug(format_args!("{} asks for {}", modalias, self.name(index)));
+                }
+                asked.push((urgency, self.schedule.cost(index), index));
+            }
+        }
+        iofs_source::sort_compactly(&mut asked, |a, b| a < b);
+        for (urgency, _, index) in asked {
+            self.schedule.want(index, urgency);
+        }
+    }
+
+    /// Asks for whatever serves any device that is there now.
+    pub fn coldplug(&mut self, sys: &str, log: &mut Log) {
         let modaliases = modaliases(sys);
-        self.load_for(modaliases.iter().map(String::as_str), log)
+        self.want_for(modaliases.iter().map(String::as_str), log);
+    }
+
+    /// Whether anything that is at least this urgent is wanted or being loaded.
+    #[must_use]
+    pub fn is_busy(&self, urgency: Urgency) -> bool {
+        self.schedule.wants(urgency) || self.jobs.iter().any(|job| job.urgency <= urgency)
+    }
+
+    /// Loads a module by its name, if the plan has it, before all else; one that
+    /// it does not have is taken to be built into the kernel.
+    pub fn load_named(&mut self, name: &str, log: &mut Log) {
+        if let Some(index) = self.index_of(name) {
+            self.load(&[index], log);
+        }
+    }
+
+    /// Loads what the image needs and nothing else any more.
+    pub fn finish_image(&mut self, log: &mut Log) {
+        self.schedule.drop_wanted();
+        let wanted: Vec<u16> = (0..=u16::MAX)
+            .zip(&self.plan.modules)
+            .filter(|(_, module)| module.role == Role::Image)
+            .map(|(index, _)| index)
+            .collect();
+        self.load(&wanted, log);
+    }
+
+    /// Starts what can be started and waits until `until` (microseconds since
+    /// the kernel started) for a worker to end or for `input` to have something.
+    pub fn turn(&mut self, input: Option<BorrowedFd<'_>>, until: u64, log: &mut Log) -> Turn {
+        loop {
+            self.start_ready(log);
+            let now = clock::micros();
+            let oldest = self.jobs.iter().map(|job| job.started).min();
+            let stuck = oldest.map(|started| started.saturating_add(STUCK_AFTER_US));
+            // When one at work turns out to sleep, another can be started.
+            let sleeps = self
+                .jobs
+                .iter()
+                .map(|job| job.started.saturating_add(SLEEPS_AFTER_US))
+                .filter(|&at| at > now && self.schedule.wants(Urgency::Suspicion))
+                .min();
+            let wake = [stuck, sleeps].into_iter().flatten().fold(until, u64::min);
+            match process::wait(&self.children, input, wake.saturating_sub(now)) {
+                Woken::Ended(at, ended) => return self.ended(at, ended, log),
+                Woken::Readable => return Turn::Readable,
+                Woken::Timeout if stuck.is_some_and(|stuck| stuck <= clock::micros()) => {
+                    self.abandon_oldest(log);
+                    return Turn::Other;
+                }
+                Woken::Timeout if clock::micros() >= until => return Turn::Timeout,
+                Woken::Timeout => {}
+            }
+        }
     }
 
     /// One line for the log.
     #[must_use]
     pub fn summary(&self) -> String {
-        let loaded = self.records.iter().filter(|r| r.errno == 0).count();
+        let loaded = self
+            .records
+            .iter()
+            .filter(|record| record.errno == 0 && matches!(record.node, Node::Module(_)))
+            .count();
         format!("{loaded} of {} modules loaded", self.plan.modules.len())
     }
 
@@ -178,91 +266,168 @@ impl<'p> Loader<'p> {
             .map_or("", |module| module.name.as_str())
     }
 
-    fn want_role(&mut self, role: Role) -> usize {
+    /// The name of a module, or of a pack's file.
+    #[must_use]
+    pub fn node_name(&self, node: Node) -> &'p str {
+        match node {
+            Node::Module(index) => self.name(index),
+            Node::Pack(index) => self
+                .plan
+                .packs
+                .get(usize::from(index))
+                .map_or("", |pack| pack.file.as_str()),
+        }
+    }
+
+    fn index_of(&self, name: &str) -> Option<u16> {
+        let found = self.plan.modules.iter().position(|m| m.name == name);
+        found.and_then(|index| u16::try_from(index).ok())
+    }
+
+    fn want_role(&mut self, role: Role, urgency: Urgency) -> usize {
         let plan = self.plan;
         let mut count = 0;
         for (index, module) in (0..=u16::MAX).zip(&plan.modules) {
             if module.role == role {
-                count += self.schedule.want(index);
+                count += self.schedule.want(index, urgency);
             }
         }
         count
     }
 
-    /// Runs until nothing that is wanted is left, or only what is stuck.
-    fn finish(&mut self, log: &mut Log) {
-        let deadline = clock::micros().saturating_add(ALL_STUCK_AFTER_US);
-        loop {
-            while clock::micros() < deadline && self.children.len() < self.workers {
-                let Some(index) = self.schedule.take_ready() else {
-                    break;
-                };
-                self.start(index, log);
-            }
-            let Some(oldest) = self.jobs.iter().map(|job| job.started).min() else {
-                break;
-            };
-            let now = clock::micros();
-            let left = oldest.saturating_add(STUCK_AFTER_US).saturating_sub(now);
-            match process::wait_first(&self.children, left) {
-                Some((at, ended)) => self.ended(at, ended, log),
-                None if left == 0 => self.abandon_oldest(log),
-                None => {}
+    /// Loads these before all else, and returns when each is in, refused or
+    /// given up.
+    fn load(&mut self, wanted: &[u16], log: &mut Log) {
+        for &index in wanted {
+            self.schedule.want(index, Urgency::Disk);
+        }
+        let until = clock::micros().saturating_add(ALL_STUCK_AFTER_US);
+        let open = |loader: &Self| {
+            wanted.iter().any(|&index| {
+                let state = loader.schedule.state(Node::Module(index));
+                matches!(state, State::Wanted | State::Running)
+            })
+        };
+        while open(self) {
+            if self.turn(None, until, log) == Turn::Timeout {
+                log.error(format_args!(
+                    "not every module was loaded in {} s; going on",
+                    ALL_STUCK_AFTER_US / 1_000_000
+                ));
+                self.schedule.drop_wanted();
+                return;
             }
         }
-        self.report_blocked(log);
     }
 
-    fn start(&mut self, index: u16, log: &mut Log) {
-        let Some(module) = self.plan.modules.get(usize::from(index)) else {
-            return;
+    fn start_ready(&mut self, log: &mut Log) {
+        loop {
+            let now = clock::micros();
+            // A worker that sleeps leaves its CPU to another.
+            let awake = self
+                .jobs
+                .iter()
+                .filter(|job| now < job.started.saturating_add(SLEEPS_AFTER_US))
+                .count();
+            if awake >= self.cpus || self.jobs.len() >= MAX_WORKERS {
+                break;
+            }
+            // With several CPUs, disks and image are prepared side by side.
+            let image_first = self.cpus > 1
+                && self.jobs.iter().any(|job| job.urgency != Urgency::Image)
+                && !self.jobs.iter().any(|job| job.urgency == Urgency::Image);
+            let next = self.schedule.take_ready(image_first);
+            self.report_blocked(log);
+            let Some((node, urgency)) = next else {
+                break;
+            };
+            self.start(node, urgency, log);
+        }
+    }
+
+    fn start(&mut self, node: Node, urgency: Urgency, log: &mut Log) {
+        let job = Job {
+            node,
+            urgency,
+            started: clock::micros(),
         };
-        let path = file::join(&self.folder, &module.file);
-        let params = params(&module.name, &module.params, &self.cmdline);
-        let started = clock::micros();
-        match process::fork(|| exit_status(module::load(&path, &params))) {
+        match process::fork(|| self.work(node)) {
             Ok(child) => {
                 self.children.push(child);
-                self.jobs.push(Job { index, started });
+                self.jobs.push(job);
             }
             Err(error) => {
                 // Without workers there is still this process.
-                log.warn(format_args!("{error}; loading {} here", module.name));
-                let errno = exit_status(module::load(&path, &params));
-                self.settle(Job { index, started }, errno, log);
+                log.warn(format_args!(
+                    "{error}; loading {} here",
+                    self.node_name(node)
+                ));
+                let errno = self.work(node);
+                self.settle(&job, errno, log);
             }
         }
     }
 
-    fn ended(&mut self, at: usize, ended: Ended, log: &mut Log) {
+    /// What a worker does; its errno, 0 for success.
+    fn work(&self, node: Node) -> u8 {
+        match node {
+            Node::Module(index) => {
+                let Some(module) = self.plan.modules.get(usize::from(index)) else {
+                    return KILLED;
+                };
+                let path = file::join(&self.modules, &module.file);
+                let params = params(&module.name, &module.params, &self.params);
+                exit_status(module::load(&path, &params).map_err(|error| error.errno()))
+            }
+            Node::Pack(index) => {
+                exit_status(pack::unpack(self.plan, index, &self.packs, &self.modules))
+            }
+        }
+    }
+
+    fn ended(&mut self, at: usize, ended: Ended, log: &mut Log) -> Turn {
         self.children.swap_remove(at);
         let job = self.jobs.swap_remove(at);
         let errno = match ended {
             Ended::Exited(errno) => errno,
             Ended::Signalled => KILLED,
         };
-        self.settle(job, errno, log);
+        self.settle(&job, errno, log);
+        match job.node {
+            Node::Module(index) if self.is_driver(index) => Turn::Driver,
+            _ => Turn::Other,
+        }
     }
 
-    fn settle(&mut self, job: Job, errno: u8, log: &mut Log) {
-        self.schedule.finished(job.index, errno);
+    fn is_driver(&self, index: u16) -> bool {
+        let module = self.plan.modules.get(usize::from(index));
+        module.is_some_and(|module| matches!(module.role, Role::Disk | Role::Bus))
+    }
+
+    fn settle(&mut self, job: &Job, errno: u8, log: &mut Log) {
+        self.schedule.finished(job.node, errno);
         let micros = clock::micros().saturating_sub(job.started);
-        let Some(module) = self.plan.modules.get(usize::from(job.index)) else {
-            return;
+        let (name, kind, matters) = match job.node {
+            Node::Pack(_) => (self.node_name(job.node), "pack", true),
+            Node::Module(index) => match self.plan.modules.get(usize::from(index)) {
+                // A driver without its hardware is how a generic image looks.
+                Some(module) => (
+                    module.name.as_str(),
+                    "module",
+                    module.required && Errno::from_raw_os_error(i32::from(errno)) != Errno::NODEV,
+                ),
+                None => return,
+            },
         };
         if errno == 0 {
-            log.debug(format_args!("module {}: {micros} us", module.name));
+            log.debug(format_args!("{kind} {name}: {micros} us"));
+        } else if matters {
+            log.error(format_args!("{kind} {name}: {}", explain(job.node, errno)));
         } else {
-            let (name, why) = (&module.name, explain(errno));
-            // A driver without its hardware is how a generic image looks.
-            if Errno::from_raw_os_error(i32::from(errno)) == Errno::NODEV || !module.required {
-                log.debug(format_args!("module {name}: {why}"));
-            } else {
-                log.error(format_args!("module {name}: {why}"));
-            }
+            log.debug(format_args!("{kind} {name}: {}", explain(job.node, errno)));
         }
         self.records.push(Record {
-            index: job.index,
+            node: job.node,
             micros,
             errno,
         });
@@ -280,92 +445,111 @@ impl<'p> Loader<'p> {
             let job = self.jobs.swap_remove(at);
             log.error(format_args!(
                 "module {} has not returned in {} s; going on without it",
-                self.name(job.index),
+                self.node_name(job.node),
                 STUCK_AFTER_US / 1_000_000
             ));
-            self.settle(job, KILLED, log);
+            self.settle(&job, KILLED, log);
         }
     }
 
     fn report_blocked(&mut self, log: &mut Log) {
-        for (index, module) in (0..=u16::MAX).zip(&self.plan.modules) {
-            if let State::Blocked(by) = self.schedule.state(index) {
-                if self.records.iter().all(|record| record.index != index) {
-                    log.error(format_args!(
-                        "module {} is not loaded: it needs {}, which failed",
-                        module.name,
-                        self.name(by)
-                    ));
-                    self.records.push(Record {
-                        index,
-                        micros: 0,
-                        errno: KILLED,
-                    });
-                }
+        for index in self.schedule.take_blocked() {
+            if let State::Blocked(by) = self.schedule.state(Node::Module(index)) {
+                log.error(format_args!(
+                    "module {} is not loaded: it needs {}, which failed",
+                    self.name(index),
+                    self.node_name(by)
+                ));
+                self.records.push(Record {
+                    node: Node::Module(index),
+                    micros: 0,
+                    errno: KILLED,
+                });
             }
-        }
-        // Only what waits for a stuck module, or what there was no time for.
-        if self.schedule.has_wanted() {
-            log.error(format_args!(
-                "not every module was loaded in {} s; going on",
-                ALL_STUCK_AFTER_US / 1_000_000
-            ));
-            self.schedule.drop_wanted();
         }
     }
 }
 
-/// A module's parameters: the plan's, then those that the kernel command line
-/// has as `MODULE.NAME=VALUE`, of which the kernel itself takes only those of
-/// what is built in. The last one wins, as with modprobe; for dm-verity that is
-/// the plan's, since its parameters are about trust.
-fn params(module: &str, planned: &str, cmdline: &[u8]) -> String {
-    let plan_wins = module == "dm_verity";
-    let mut params = String::from(if plan_wins { "" } else { planned });
+/// How soon a device's driver is wanted: at once if the device says that it is
+/// storage. PCI has a base class for it (01), the rest is told by its bus.
+fn urgency_of(modalias: &str) -> Urgency {
+    let bus = modalias.split(':').next().unwrap_or_default();
+    let storage = match bus {
+        "pci" => modalias.contains("bc01"),
+        "virtio" | "scsi" | "mmc" | "nvme" | "nd" | "vmbus" | "xen" | "ccw" => true,
+        _ => false,
+    };
+    if storage {
+        Urgency::Storage
+    } else {
+        Urgency::Bus
+    }
+}
+
+/// The parameters that the kernel command line has for modules, as
+/// `MODULE.NAME=VALUE`, of which the kernel itself takes only those of what is
+/// built in: of which module (with underscores), and the parameter.
+fn module_params(cmdline: &[u8]) -> Vec<(String, String)> {
+    let mut found = Vec::new();
     for param in Cmdline::parse(cmdline).iter() {
         let Some(dot) = param.name.iter().position(|&byte| byte == b'.') else {
             continue;
         };
         let (owner, name) = param.name.split_at(dot);
-        let owner = Param {
-            name: owner,
-            value: None,
-        };
-        let name = core::str::from_utf8(name.get(1..).unwrap_or_default());
-        let (true, Ok(name)) = (owner.is(module), name) else {
+        let (Ok(owner), Ok(name)) = (
+            core::str::from_utf8(owner),
+            core::str::from_utf8(name.get(1..).unwrap_or_default()),
+        ) else {
             continue;
         };
-        if !params.is_empty() {
-            params.push(' ');
-        }
-        params.push_str(name);
-        match (param.value, param.value_str()) {
-            (None, _) => {}
+        let text = match (param.value, param.value_str()) {
+            (None, _) => name.to_string(),
             (_, Some(value)) if value.contains(char::is_whitespace) => {
-                params += &format!("=\"{value}\"");
+                format!("{name}=\"{value}\"")
             }
-            (_, value) => params += &format!("={}", value.unwrap_or_default()),
-        }
+            (_, value) => format!("{name}={}", value.unwrap_or_default()),
+        };
+        found.push((owner.replace('-', "_"), text));
     }
-    if plan_wins && !planned.is_empty() {
-        if !params.is_empty() {
+    found
+}
+
+/// A module's parameters: the plan's, then the command line's. The last one
+/// wins, as with modprobe; for dm-verity that is the plan's, since its
+/// parameters are about trust.
+fn params(module: &str, planned: &str, cmdline: &[(String, String)]) -> String {
+    let given = cmdline
+        .iter()
+        .filter(|(owner, _)| owner == module)
+        .map(|(_, param)| param.as_str());
+    let plan_wins = module == "dm_verity";
+    let (before, behind) = match plan_wins {
+        true => ("", planned),
+        false => (planned, ""),
+    };
+    let mut params = String::new();
+    for part in [before].into_iter().chain(given).chain([behind]) {
+        if !params.is_empty() && !part.is_empty() {
             params.push(' ');
         }
-        params.push_str(planned);
+        params.push_str(part);
     }
     params
 }
 
 /// An errno as a worker's exit status.
-fn exit_status(result: kernel_abi::Result<()>) -> u8 {
+fn exit_status(result: Result<(), Errno>) -> u8 {
     match result {
         Ok(()) => 0,
-        Err(error) => u8::try_from(error.errno().raw_os_error()).unwrap_or(KILLED),
+        Err(errno) => u8::try_from(errno.raw_os_error()).unwrap_or(KILLED),
     }
 }
 
-/// What the kernel means by an errno of finit_module(2).
-fn explain(errno: u8) -> String {
+/// What an errno means that a module's load or a pack's unpacking ended with.
+fn explain(node: Node, errno: u8) -> String {
+    if let Node::Pack(_) = node {
+        return pack::explain(errno);
+    }
     let text = match Errno::from_raw_os_error(i32::from(errno)) {
         Errno::NOENT => "its file is missing, or a symbol that it needs is (ENOENT)",
         Errno::NOEXEC => "it is not a module of this kernel (ENOEXEC)",
@@ -435,6 +619,9 @@ mod tests {
     fn parameters_come_from_the_plan_and_from_the_command_line() {
         let line = b"dm_verity.require_signatures=1 dm-verity.x=\"a b\" quiet dm_mod.y=2 \
                      dm_verity.flag .=1 dm_verity -- dm_verity.z=1";
+        let params = |module: &str, planned: &str, line: &[u8]| {
+            params(module, planned, &module_params(line))
+        };
         assert_eq!(
             params("dm_verity", "keyring_unsealed=1", line),
             "require_signatures=1 x=\"a b\" flag keyring_unsealed=1"
@@ -446,7 +633,25 @@ mod tests {
     }
 
     #[test]
+    fn storage_is_told_from_what_may_carry_it() {
+        for storage in [
+            "pci:v00008086d00002922sv00001AF4sd00001100bc01sc06i01",
+            "virtio:d00000002v00001AF4",
+        ] {
+            assert_eq!(urgency_of(storage), Urgency::Storage, "{storage}");
+        }
+        for other in [
+            "pci:v00001B36d0000000Dsv00001AF4sd00001100bc0Csc03i30",
+            "usb:v46F4p0001d0000dc00dsc00dp00ic08isc06ip50in00",
+            "",
+        ] {
+            assert_eq!(urgency_of(other), Urgency::Bus, "{other}");
+        }
+    }
+
+    #[test]
     fn a_refusal_is_explained() {
+        let explain = |errno| explain(Node::Module(0), errno);
         assert!(explain(8).contains("not a module of this kernel"));
         assert!(explain(129).contains("signature"));
         assert!(explain(12).contains("ENOMEM"));

@@ -15,6 +15,10 @@ pub struct Paths {
     pub plan: String,
     /// The folder of the modules.
     pub modules: String,
+    /// The folder of the packs.
+    pub packs: String,
+    /// Where the loader's credentials and extensions are.
+    pub extra: String,
 }
 
 impl Paths {
@@ -27,6 +31,8 @@ impl Paths {
             cmdline: "/proc/cmdline".into(),
             plan: iofs_plan::PATH.into(),
             modules: iofs_plan::MODULES_DIR.into(),
+            packs: iofs_plan::PACKS_DIR.into(),
+            extra: "/.extra".into(),
         }
     }
 }

@@ -1,11 +1,38 @@
 //! Which module to load next: the pure half of the module loader.
+//!
+//! A node is a module or a pack, the group of modules that is unpacked at once.
+//! A packed module needs its pack before all else.
 
 use alloc::vec;
 use alloc::vec::Vec;
 
 use iofs_plan::BootPlan;
 
-/// What has become of a module.
+/// What a worker can be sent to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Node {
+    /// Load the module of this index in the plan.
+    Module(u16),
+    /// Unpack the pack of this index in the plan.
+    Pack(u16),
+}
+
+/// How soon a module is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Urgency {
+    /// It is in the boot disk's chain, or the boot waits for it.
+    Disk,
+    /// A device asks for it that says it is storage.
+    Storage,
+    /// The image needs it, wherever it is.
+    Image,
+    /// Another device asks for it: storage may hang on that.
+    Bus,
+    /// Nothing asks for it.
+    Suspicion,
+}
+
+/// What has become of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     /// Nobody has asked for it.
@@ -14,22 +41,32 @@ pub enum State {
     Wanted,
     /// A worker is at it.
     Running,
-    /// It is in the kernel.
+    /// It is in the kernel, or unpacked.
     Loaded,
-    /// The kernel refused it, with this errno.
+    /// It was refused, with this errno.
     Failed(u8),
-    /// A module that it needs has failed: this one, an index in the plan.
-    Blocked(u16),
+    /// A node that it needs has failed.
+    Blocked(Node),
 }
 
-/// The state of every module of a plan.
+/// A node that waits, and how urgently.
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    node: Node,
+    urgency: Urgency,
+}
+
+/// The state of every module and pack of a plan.
 #[derive(Debug)]
 pub struct Schedule<'p> {
     plan: &'p BootPlan,
-    states: Vec<State>,
-    /// Wanted modules, each after those that it needs, in the order in which
-    /// they were asked for.
-    queue: Vec<u16>,
+    modules: Vec<State>,
+    packs: Vec<State>,
+    /// What is wanted; of the same urgency, each after what it needs and in the
+    /// order in which it was asked for.
+    queue: Vec<Waiting>,
+    /// Modules that were blocked and not yet told of.
+    blocked: Vec<u16>,
 }
 
 impl<'p> Schedule<'p> {
@@ -38,72 +75,122 @@ impl<'p> Schedule<'p> {
     pub fn new(plan: &'p BootPlan) -> Self {
         Self {
             plan,
-            states: vec![State::Idle; plan.modules.len()],
+            modules: vec![State::Idle; plan.modules.len()],
+            packs: vec![State::Idle; plan.packs.len()],
             queue: Vec::new(),
+            blocked: Vec::new(),
         }
     }
 
-    /// The state of module `index`.
+    /// The state of a node; one that the plan does not have is idle.
     #[must_use]
-    pub fn state(&self, index: u16) -> State {
-        self.states
-            .get(usize::from(index))
-            .copied()
-            .unwrap_or(State::Idle)
+    pub fn state(&self, node: Node) -> State {
+        let state = match node {
+            Node::Module(index) => self.modules.get(usize::from(index)),
+            Node::Pack(index) => self.packs.get(usize::from(index)),
+        };
+        state.copied().unwrap_or(State::Idle)
     }
 
-    /// Asks for a module and all that it needs; returns how many are new.
-    pub fn want(&mut self, index: u16) -> usize {
-        let before = self.queue.len();
+    /// Asks for a module and all that it needs; returns how many modules are new.
+    /// What was wanted less urgently is from now on.
+    pub fn want(&mut self, index: u16, urgency: Urgency) -> usize {
+        let mut new = 0;
+        for node in self.missing(index) {
+            if self.state(node) == State::Idle {
+                self.set(node, State::Wanted);
+                self.queue.push(Waiting { node, urgency });
+                new += usize::from(matches!(node, Node::Module(_)));
+            } else if let Some(waiting) = self.queue.iter_mut().find(|w| w.node == node) {
+                waiting.urgency = waiting.urgency.min(urgency);
+            }
+        }
+        new
+    }
+
+    /// How many modules would have to be loaded to have this one.
+    #[must_use]
+    pub fn cost(&self, index: u16) -> usize {
+        self.missing(index)
+            .iter()
+            .filter(|node| matches!(node, Node::Module(_)))
+            .count()
+    }
+
+    /// The module and what it needs, as far as it is not even being loaded, each
+    /// after what it needs.
+    fn missing(&self, index: u16) -> Vec<Node> {
+        let mut found: Vec<Node> = Vec::new();
+        let open = |node| matches!(self.state(node), State::Idle | State::Wanted);
         // Depth first, without recursion: the plan guarantees that needs have
         // smaller indices, so this ends, but not how deep it goes.
+        let mut seen = vec![false; self.modules.len()];
         let mut stack = vec![(index, false)];
         while let Some((index, needs_done)) = stack.pop() {
-            let Some(module) = self.plan.modules.get(usize::from(index)) else {
+            let node = Node::Module(index);
+            let (Some(module), Some(seen)) = (
+                self.plan.modules.get(usize::from(index)),
+                seen.get_mut(usize::from(index)),
+            ) else {
                 continue;
             };
-            if self.state(index) != State::Idle {
-                continue;
-            }
             if needs_done {
-                self.set(index, State::Wanted);
-                self.queue.push(index);
-                continue;
+                let pack = module.packed.map(|packed| Node::Pack(packed.pack));
+                found.extend(pack.filter(|&pack| open(pack) && !found.contains(&pack)));
+                found.push(node);
+            } else if !core::mem::replace(seen, true) && open(node) {
+                stack.push((index, true));
+                stack.extend(module.needs.iter().rev().map(|&need| (need, false)));
             }
-            stack.push((index, true));
-            stack.extend(module.needs.iter().rev().map(|&need| (need, false)));
         }
-        self.queue.len() - before
+        found
     }
 
-    /// Takes the first wanted module of which all needs are settled, and marks
-    /// it as running. Modules whose needs have failed are marked on the way.
-    pub fn take_ready(&mut self) -> Option<u16> {
+    /// Takes what is to be done next: of all that is wanted and has what it
+    /// needs, the most urgent. With `image_first`, what the image needs goes
+    /// before all but the boot disk's chain. Modules whose needs have failed are
+    /// marked on the way.
+    pub fn take_ready(&mut self, image_first: bool) -> Option<(Node, Urgency)> {
+        let rank = |urgency| match urgency {
+            Urgency::Disk => 0,
+            Urgency::Image if image_first => 1,
+            Urgency::Storage => 2,
+            Urgency::Image => 3,
+            Urgency::Bus => 4,
+            Urgency::Suspicion => 5,
+        };
+        let mut best: Option<(usize, Waiting)> = None;
         let mut at = 0;
-        while let Some(&index) = self.queue.get(at) {
-            match self.readiness(index) {
-                Readiness::Waits => at += 1,
+        while let Some(&waiting) = self.queue.get(at) {
+            let better = best.is_none_or(|(_, best)| rank(waiting.urgency) < rank(best.urgency));
+            match self.readiness(waiting.node) {
                 Readiness::Blocked(by) => {
                     self.queue.remove(at);
-                    self.set(index, State::Blocked(by));
+                    self.set(waiting.node, State::Blocked(by));
+                    if let Node::Module(index) = waiting.node {
+                        self.blocked.push(index);
+                    }
                     // What needs this one may stand earlier only in a plan that
                     // breaks its promise; begin again all the same.
+                    best = None;
                     at = 0;
+                    continue;
                 }
-                Readiness::Ready => {
-                    self.queue.remove(at);
-                    self.set(index, State::Running);
-                    return Some(index);
-                }
+                Readiness::Ready if better => best = Some((at, waiting)),
+                Readiness::Ready | Readiness::Waits => {}
             }
+            at += 1;
         }
-        None
+        let (at, Waiting { node, urgency }) = best?;
+        self.queue.remove(at);
+        self.set(node, State::Running);
+        Some((node, urgency))
     }
 
-    /// A running module has ended with this errno, 0 for success.
-    pub fn finished(&mut self, index: u16, errno: u8) {
+    /// A running node has ended with this errno, 0 for success.
+    pub fn finished(&mut self, node: Node, errno: u8) {
         self.set(
-            index,
+            node,
             match errno {
                 0 => State::Loaded,
                 errno => State::Failed(errno),
@@ -111,32 +198,38 @@ impl<'p> Schedule<'p> {
         );
     }
 
-    /// Whether anything is still to be started.
+    /// Whether anything is wanted at least this urgently.
     #[must_use]
-    pub fn has_wanted(&self) -> bool {
-        !self.queue.is_empty()
+    pub fn wants(&self, urgency: Urgency) -> bool {
+        self.queue.iter().any(|waiting| waiting.urgency <= urgency)
     }
 
     /// Gives up what has not been started.
     pub fn drop_wanted(&mut self) {
-        for index in core::mem::take(&mut self.queue) {
-            self.set(index, State::Idle);
+        for waiting in core::mem::take(&mut self.queue) {
+            self.set(waiting.node, State::Idle);
         }
     }
 
-    fn readiness(&self, index: u16) -> Readiness {
-        let needs = self
-            .plan
-            .modules
-            .get(usize::from(index))
-            .map_or(&[][..], |module| &module.needs);
+    /// The modules that were blocked since this was last asked.
+    pub fn take_blocked(&mut self) -> Vec<u16> {
+        core::mem::take(&mut self.blocked)
+    }
+
+    fn readiness(&self, node: Node) -> Readiness {
+        let Node::Module(index) = node else {
+            return Readiness::Ready;
+        };
+        let Some(module) = self.plan.modules.get(usize::from(index)) else {
+            return Readiness::Ready;
+        };
+        let pack = module.packed.map(|packed| (Node::Pack(packed.pack), true));
+        let needs = module.needs.iter().map(|&need| {
+            let needed = self.plan.modules.get(usize::from(need));
+            (Node::Module(need), needed.is_some_and(|m| m.required))
+        });
         let mut readiness = Readiness::Ready;
-        for &need in needs {
-            let required = self
-                .plan
-                .modules
-                .get(usize::from(need))
-                .is_some_and(|module| module.required);
+        for (need, required) in pack.into_iter().chain(needs) {
             match self.state(need) {
                 State::Failed(_) | State::Blocked(_) if required => {
                     return Readiness::Blocked(need);
@@ -148,8 +241,12 @@ impl<'p> Schedule<'p> {
         readiness
     }
 
-    fn set(&mut self, index: u16, state: State) {
-        if let Some(slot) = self.states.get_mut(usize::from(index)) {
+    fn set(&mut self, node: Node, state: State) {
+        let slot = match node {
+            Node::Module(index) => self.modules.get_mut(usize::from(index)),
+            Node::Pack(index) => self.packs.get_mut(usize::from(index)),
+        };
+        if let Some(slot) = slot {
             *slot = state;
         }
     }
@@ -158,13 +255,13 @@ impl<'p> Schedule<'p> {
 enum Readiness {
     Ready,
     Waits,
-    Blocked(u16),
+    Blocked(Node),
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use iofs_plan::{Module, Role};
+    use iofs_plan::{Module, Pack, Packed, Role};
     use std::format;
 
     /// A plan of modules with these needs; those listed in `soft` are optional.
@@ -184,73 +281,168 @@ mod tests {
         }
     }
 
+    /// The same with these modules in one pack.
+    fn packed(mut plan: BootPlan, modules: &[usize]) -> BootPlan {
+        plan.packs.push(Pack {
+            file: "p".into(),
+            size: 8,
+        });
+        for &index in modules {
+            plan.modules[index].packed = Some(Packed {
+                pack: 0,
+                offset: 0,
+                len: 8,
+            });
+        }
+        plan
+    }
+
+    fn take(schedule: &mut Schedule<'_>) -> Option<Node> {
+        schedule.take_ready(false).map(|(node, _)| node)
+    }
+
+    use Node::{Module as M, Pack as P};
+    use Urgency::{Bus, Disk, Image, Storage};
+
     #[test]
     fn needs_come_first_and_once() {
         let plan = plan(&[&[], &[0], &[0], &[1, 2]], &[]);
         let mut schedule = Schedule::new(&plan);
-        assert_eq!(schedule.want(3), 4);
-        assert_eq!(schedule.want(3), 0);
-        assert_eq!(schedule.take_ready(), Some(0));
+        assert_eq!(schedule.cost(3), 4);
+        assert_eq!(schedule.want(3, Bus), 4);
+        assert_eq!(schedule.want(3, Bus), 0);
+        assert_eq!(take(&mut schedule), Some(M(0)));
         // 1 and 2 wait for 0.
-        assert_eq!(schedule.take_ready(), None);
-        schedule.finished(0, 0);
-        assert_eq!(schedule.take_ready(), Some(1));
-        assert_eq!(schedule.take_ready(), Some(2));
-        schedule.finished(2, 0);
-        assert_eq!(schedule.take_ready(), None);
-        schedule.finished(1, 0);
-        assert_eq!(schedule.take_ready(), Some(3));
-        schedule.finished(3, 0);
-        assert!(!schedule.has_wanted());
-        assert_eq!(schedule.state(3), State::Loaded);
-        assert_eq!(schedule.want(3), 0);
+        assert_eq!(take(&mut schedule), None);
+        schedule.finished(M(0), 0);
+        assert_eq!(schedule.cost(3), 3);
+        assert_eq!(take(&mut schedule), Some(M(1)));
+        assert_eq!(take(&mut schedule), Some(M(2)));
+        schedule.finished(M(2), 0);
+        assert_eq!(take(&mut schedule), None);
+        schedule.finished(M(1), 0);
+        assert_eq!(take(&mut schedule), Some(M(3)));
+        schedule.finished(M(3), 0);
+        assert!(!schedule.wants(Bus));
+        assert_eq!(schedule.state(M(3)), State::Loaded);
+        assert_eq!(schedule.want(3, Disk), 0);
+        assert_eq!(schedule.cost(3), 0);
     }
 
     #[test]
     fn what_was_asked_for_first_goes_first() {
         let plan = plan(&[&[], &[], &[1], &[]], &[]);
         let mut schedule = Schedule::new(&plan);
-        schedule.want(3);
-        schedule.want(2);
-        schedule.want(0);
-        let order = [
-            schedule.take_ready(),
-            schedule.take_ready(),
-            schedule.take_ready(),
-        ];
-        assert_eq!(order, [Some(3), Some(1), Some(0)]);
+        for index in [3, 2, 0] {
+            schedule.want(index, Storage);
+        }
+        let order = [(); 3].map(|()| take(&mut schedule));
+        assert_eq!(order, [Some(M(3)), Some(M(1)), Some(M(0))]);
+    }
+
+    #[test]
+    fn what_is_urgent_overtakes_and_takes_its_needs_along() {
+        let plan = plan(&[&[], &[0], &[], &[]], &[]);
+        let mut schedule = Schedule::new(&plan);
+        schedule.want(2, Bus);
+        schedule.want(3, Image);
+        schedule.want(1, Bus);
+        // The disk turns out to hang on 1, which needs 0.
+        assert_eq!(schedule.want(1, Disk), 0);
+        assert_eq!(schedule.take_ready(false), Some((M(0), Disk)));
+        assert_eq!(schedule.take_ready(false), Some((M(3), Image)));
+        schedule.finished(M(0), 0);
+        assert_eq!(schedule.take_ready(false), Some((M(1), Disk)));
+        assert!(!schedule.wants(Image) && schedule.wants(Bus));
+        assert_eq!(schedule.take_ready(false), Some((M(2), Bus)));
+    }
+
+    #[test]
+    fn the_image_goes_before_devices_if_asked_to() {
+        let plan = plan(&[&[], &[], &[]], &[]);
+        let mut schedule = Schedule::new(&plan);
+        schedule.want(0, Storage);
+        schedule.want(1, Image);
+        schedule.want(2, Disk);
+        let order = [(); 3].map(|()| schedule.take_ready(true).unwrap().0);
+        assert_eq!(order, [M(2), M(1), M(0)]);
+    }
+
+    #[test]
+    fn a_pack_is_unpacked_once_before_its_modules() {
+        let plan = packed(plan(&[&[], &[0], &[]], &[]), &[0, 1, 2]);
+        let mut schedule = Schedule::new(&plan);
+        assert_eq!(schedule.want(1, Storage), 2);
+        assert_eq!(take(&mut schedule), Some(P(0)));
+        assert_eq!(take(&mut schedule), None);
+        schedule.finished(P(0), 0);
+        assert_eq!(take(&mut schedule), Some(M(0)));
+        schedule.want(2, Storage);
+        assert_eq!(take(&mut schedule), Some(M(2)));
+        schedule.finished(M(0), 0);
+        assert_eq!(take(&mut schedule), Some(M(1)));
+        assert_eq!(take(&mut schedule), None);
+    }
+
+    #[test]
+    fn a_damaged_pack_blocks_its_modules() {
+        let plan = packed(plan(&[&[], &[0]], &[]), &[0]);
+        let mut schedule = Schedule::new(&plan);
+        schedule.want(1, Storage);
+        assert_eq!(take(&mut schedule), Some(P(0)));
+        schedule.finished(P(0), 117);
+        assert_eq!(take(&mut schedule), None);
+        assert_eq!(schedule.state(M(0)), State::Blocked(P(0)));
+        assert_eq!(schedule.state(M(1)), State::Blocked(M(0)));
     }
 
     #[test]
     fn a_failed_need_blocks_and_is_named() {
         let plan = plan(&[&[], &[0], &[1]], &[]);
         let mut schedule = Schedule::new(&plan);
-        schedule.want(2);
-        assert_eq!(schedule.take_ready(), Some(0));
-        schedule.finished(0, 8);
-        assert_eq!(schedule.take_ready(), None);
-        assert_eq!(schedule.state(0), State::Failed(8));
-        assert_eq!(schedule.state(1), State::Blocked(0));
-        assert_eq!(schedule.state(2), State::Blocked(1));
-        assert!(!schedule.has_wanted());
+        schedule.want(2, Disk);
+        assert_eq!(take(&mut schedule), Some(M(0)));
+        schedule.finished(M(0), 8);
+        assert_eq!(take(&mut schedule), None);
+        assert_eq!(schedule.state(M(0)), State::Failed(8));
+        assert_eq!(schedule.state(M(1)), State::Blocked(M(0)));
+        assert_eq!(schedule.state(M(2)), State::Blocked(M(1)));
+        assert!(!schedule.wants(Urgency::Suspicion));
+        assert_eq!(schedule.take_blocked(), [1, 2]);
+        assert!(schedule.take_blocked().is_empty());
     }
 
     #[test]
     fn a_failed_soft_need_does_not() {
         let plan = plan(&[&[], &[0]], &[0]);
         let mut schedule = Schedule::new(&plan);
-        schedule.want(1);
-        assert_eq!(schedule.take_ready(), Some(0));
-        schedule.finished(0, 19);
-        assert_eq!(schedule.take_ready(), Some(1));
+        schedule.want(1, Disk);
+        assert_eq!(take(&mut schedule), Some(M(0)));
+        schedule.finished(M(0), 19);
+        assert_eq!(take(&mut schedule), Some(M(1)));
+    }
+
+    #[test]
+    fn what_was_given_up_can_be_wanted_again() {
+        let plan = plan(&[&[], &[0]], &[]);
+        let mut schedule = Schedule::new(&plan);
+        schedule.want(1, Bus);
+        assert_eq!(take(&mut schedule), Some(M(0)));
+        schedule.drop_wanted();
+        assert_eq!(schedule.state(M(1)), State::Idle);
+        assert_eq!(schedule.state(M(0)), State::Running);
+        assert_eq!(schedule.want(1, Disk), 1);
+        assert_eq!(take(&mut schedule), None);
+        schedule.finished(M(0), 0);
+        assert_eq!(take(&mut schedule), Some(M(1)));
     }
 
     #[test]
     fn indices_out_of_range_are_nothing() {
         let plan = plan(&[], &[]);
         let mut schedule = Schedule::new(&plan);
-        assert_eq!(schedule.want(7), 0);
-        schedule.finished(7, 0);
-        assert_eq!(schedule.take_ready(), None);
+        assert_eq!(schedule.want(7, Disk), 0);
+        schedule.finished(M(7), 0);
+        assert_eq!(take(&mut schedule), None);
     }
 }

@@ -10,16 +10,18 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use iofs_plan::{Candidate, Selector};
-use kernel_abi::uevent::{Uevent, Uevents, Wait};
-use kernel_abi::{clock, file};
+use iofs_plan::{Candidate, Selector, Uuid};
+use kernel_abi::uevent::{Taken, Uevent, Uevents};
+use kernel_abi::{AsFd, clock, file};
 
 use crate::disks::{Inventory, Part};
+use crate::firmware;
 use crate::image::{Examiner, Found};
 use crate::log::Log;
-use crate::modules::Loader;
+use crate::modules::{ALL_STUCK_AFTER_US, Loader, Turn};
 use crate::paths::Paths;
 use crate::report::Failure;
+use crate::schedule::Urgency;
 use crate::settings::{Settings, describe_candidate};
 use crate::trust::Trust;
 
@@ -57,6 +59,8 @@ pub struct Search<'a> {
     paths: &'a Paths,
     inventory: Inventory,
     misses: Vec<Miss>,
+    /// The partition that the firmware booted from, once it was asked.
+    firmware: Option<Option<Uuid>>,
     /// Images that were found and could not be used.
     attempts: u32,
     started: u64,
@@ -73,6 +77,7 @@ impl<'a> Search<'a> {
             paths,
             inventory: Inventory::default(),
             misses: Vec::new(),
+            firmware: None,
             attempts: 0,
             started: clock::micros(),
             limit_us: u64::from(settings.plan.device_timeout_ms) * 1000,
@@ -89,43 +94,53 @@ impl<'a> Search<'a> {
         modules: &mut Loader<'_>,
         log: &mut Log,
     ) -> Result<Found, Failure> {
-        // The expected disk's driver is loaded, and its probing is often
-        // synchronous.
-        if let Some(found) = self.look(log) {
-            return Ok(found);
-        }
-        modules.coldplug(&self.paths.sys, log);
+        let mut coldplugged = false;
         let mut suspected = false;
+        let mut news = true;
         loop {
-            if let Some(found) = self.look(log) {
-                return Ok(found);
+            if core::mem::take(&mut news) {
+                if let Some(found) = self.look(modules, log) {
+                    return Ok(found);
+                }
+            }
+            // First the expected disk's own drivers, then those that the devices
+            // ask for.
+            if !coldplugged && !modules.is_busy(Urgency::Disk) {
+                coldplugged = true;
+                modules.coldplug(&self.paths.sys, log);
             }
             let now = clock::micros();
             let suspicion = self.started + SUSPICION_US.min(self.limit_us / 2);
             if !suspected && now >= suspicion {
                 suspected = true;
-                let count = modules.load_all_buses(log);
+                let count = modules.want_all_buses();
                 log.info(format_args!(
-                    "still no image; loaded {count} further storage drivers on suspicion"
+                    "still no image; loading {count} further modules on suspicion"
                 ));
-                continue;
             }
             if now >= self.deadline() {
                 return Err(self.failure(modules, now));
             }
-            let until = [Some(self.deadline()), self.next_grace(now)]
+            let grace = self.next_grace(now);
+            let until = [Some(self.deadline()), grace]
                 .into_iter()
                 .flatten()
                 .chain((!suspected).then_some(suspicion))
                 .min()
                 .unwrap_or(now);
-            match uevents.wait(until.saturating_sub(now)) {
-                Wait::Timeout => {}
-                Wait::Events(events) => self.obey(&events, modules, log),
-                Wait::Lost => {
-                    self.inventory = Inventory::default();
-                    modules.coldplug(&self.paths.sys, log);
-                }
+            match modules.turn(Some(uevents.as_fd()), until, log) {
+                Turn::Other => {}
+                Turn::Driver => news = true,
+                // A better candidate has had its time.
+                Turn::Timeout => news = grace.is_some(),
+                Turn::Readable => match uevents.take() {
+                    Taken::Events(events) => news = self.obey(&events, modules, log),
+                    Taken::Lost => {
+                        self.inventory = Inventory::default();
+                        modules.coldplug(&self.paths.sys, log);
+                        news = true;
+                    }
+                },
             }
         }
     }
@@ -158,24 +173,41 @@ impl<'a> Search<'a> {
         if self.attempts >= MAX_ATTEMPTS || self.is_over() {
             return Err(failure);
         }
-        if let Some(other) = self.look(log) {
-            return Ok(other);
+        loop {
+            if let Some(other) = self.look(modules, log) {
+                return Ok(other);
+            }
+            modules.coldplug(&self.paths.sys, log);
+            let until = clock::micros().saturating_add(ALL_STUCK_AFTER_US);
+            while modules.is_busy(Urgency::Bus) {
+                match modules.turn(None, until, log) {
+                    Turn::Driver => break,
+                    Turn::Timeout => return Err(failure),
+                    Turn::Other | Turn::Readable => {}
+                }
+            }
+            if !modules.is_busy(Urgency::Bus) {
+                return self.look(modules, log).ok_or(failure);
+            }
         }
-        modules.coldplug(&self.paths.sys, log);
-        self.look(log).ok_or(failure)
     }
 
     /// Tries each candidate that may be taken now on each partition that it
     /// means and that was not tried before.
-    fn look(&mut self, log: &mut Log) -> Option<Found> {
+    fn look(&mut self, modules: &mut Loader<'_>, log: &mut Log) -> Option<Found> {
         self.inventory.refresh(self.paths);
         let settings = self.settings;
         let mut better_may_come = false;
         for candidate in settings.candidates() {
-            if better_may_come && clock::micros() < self.started + GRACE_US {
+            if better_may_come && self.is_early() {
                 return None;
             }
-            for part in self.inventory.matching(&candidate.partition, self.paths) {
+            let parts = self.inventory.matching(&candidate.partition, self.paths);
+            let Some(parts) = self.in_order(candidate, parts, modules, log) else {
+                better_may_come = true;
+                continue;
+            };
+            for part in parts {
                 if self.was_tried(candidate, &part) {
                     continue;
                 }
@@ -197,6 +229,50 @@ impl<'a> Search<'a> {
             better_may_come |= !self.is_settled(candidate);
         }
         None
+    }
+
+    /// The partitions that a candidate means, those on the disk that the firmware
+    /// booted from first. `None` while that disk may still come.
+    ///
+    /// Two disks may have the same kinds of partitions with the same names, one
+    /// a copy of the other, or older. Where they all hold the one image that is
+    /// sealed and only one is in sight, nobody need be asked.
+    fn in_order(
+        &mut self,
+        candidate: &Candidate,
+        mut parts: Vec<Part>,
+        modules: &mut Loader<'_>,
+        log: &mut Log,
+    ) -> Option<Vec<Part>> {
+        let by_guid = matches!(candidate.partition, Selector::PartUuid(_));
+        let alone = parts.len() < 2 && matches!(self.trust, Trust::Sealed(_));
+        if by_guid || parts.is_empty() || alone {
+            return Some(parts);
+        }
+        let paths = self.paths;
+        let firmware = *self
+            .firmware
+            .get_or_insert_with(|| firmware::booted_from(paths, modules, log));
+        let Some(firmware) = firmware else {
+            return Some(parts);
+        };
+        match self.inventory.disk_of(firmware) {
+            Some(disk) => {
+                let disk = String::from(disk);
+                // Few, and in the order of the disks: a stable partition.
+                let (mut first, rest): (Vec<Part>, Vec<Part>) =
+                    parts.drain(..).partition(|part| part.disk == disk);
+                first.extend(rest);
+                Some(first)
+            }
+            None if self.is_early() => None,
+            None => Some(parts),
+        }
+    }
+
+    /// Whether something better may still come.
+    fn is_early(&self) -> bool {
+        clock::micros() < self.started.saturating_add(GRACE_US)
     }
 
     /// Whether the time for looking is over.
@@ -250,16 +326,19 @@ impl<'a> Search<'a> {
         settled.min(limit)
     }
 
-    /// When the next candidate in the list may be taken, if that is to come.
+    /// When what comes after something better may be taken, if that is to come.
     fn next_grace(&self, now: u64) -> Option<u64> {
-        let grace = self.started + GRACE_US;
-        (grace > now && self.settings.candidates.len() > 1).then_some(grace)
+        let grace = self.started.saturating_add(GRACE_US);
+        (grace > now).then_some(grace)
     }
 
-    /// Loads what new devices ask for and marks changed disks.
-    fn obey(&mut self, events: &[Uevent], modules: &mut Loader<'_>, log: &mut Log) {
+    /// Asks for what new devices ask for and marks changed disks. Returns whether
+    /// there are disks to look at.
+    fn obey(&mut self, events: &[Uevent], modules: &mut Loader<'_>, log: &mut Log) -> bool {
+        let mut news = false;
         for event in events {
             if event.subsystem == "block" && event.action != "bind" {
+                news = true;
                 self.inventory.forget(&event.devpath);
                 let name = file::base_name(&event.devpath);
                 self.misses.retain(|miss| miss.part.name != name);
@@ -269,7 +348,8 @@ impl<'a> Search<'a> {
             .iter()
             .filter(|event| event.action == "add" || event.action == "change")
             .filter_map(|event| event.modalias.as_deref());
-        modules.load_for(wanted, log);
+        modules.want_for(wanted, log);
+        news
     }
 
     fn failure(&self, modules: &Loader<'_>, now: u64) -> Failure {

@@ -17,6 +17,13 @@ use crate::report::{DEFAULT_WAIT_MS, Failure, join};
 /// The longest command line that any architecture's kernel takes, and some.
 pub(crate) const MAX_CMDLINE: usize = 65_536;
 
+/// Where systemd-stub puts the credential `initoverlayfs.hint` of the ESP's
+/// folder `/loader/credentials`, below `/.extra`.
+const HINT_CREDENTIAL: &str = "global_credentials/initoverlayfs.hint.cred";
+
+/// The longest hint, in bytes.
+const MAX_HINT: usize = 2048;
+
 /// The plan with the command line's choices applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -24,6 +31,9 @@ pub struct Settings {
     pub plan: BootPlan,
     /// Indices of the candidates to try, in order.
     pub candidates: Vec<usize>,
+    /// Drivers to try first: by the command line, else as the last good boot
+    /// left them on the ESP.
+    pub hint: Vec<String>,
     /// Whether detail is logged.
     pub debug: bool,
 }
@@ -44,7 +54,11 @@ impl Settings {
                 (plan, Err(failure))
             }
         };
-        let settings = Self::choose(plan, &overrides);
+        let mut settings = Self::choose(plan, &overrides);
+        if settings.hint.is_empty() {
+            settings.hint = recorded_hint(paths);
+        }
+        let settings = settings;
         log.debug = settings.debug;
         let result = read.and_then(|()| settings.check(overrides.image.as_deref()));
         if result.is_ok() {
@@ -73,6 +87,7 @@ impl Settings {
         Self {
             plan,
             candidates,
+            hint: overrides.hint.clone(),
             debug: overrides.debug,
         }
     }
@@ -145,6 +160,17 @@ fn read_overrides(paths: &Paths, log: &mut Log) -> Overrides {
         log.warn(format_args!("{warning}"));
     }
     overrides
+}
+
+/// The hint that systemd-stub found among the credentials on the ESP, as
+/// `initoverlayfs hint` puts it there. Anybody could have: one that makes no
+/// sense is none.
+fn recorded_hint(paths: &Paths) -> Vec<String> {
+    let path = file::join(&paths.extra, HINT_CREDENTIAL);
+    file::read(&path, MAX_HINT)
+        .ok()
+        .and_then(|bytes| iofs_cmdline::hints(core::str::from_utf8(&bytes).ok()?))
+        .unwrap_or_default()
 }
 
 fn read_plan(paths: &Paths) -> Result<BootPlan, Failure> {

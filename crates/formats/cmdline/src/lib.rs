@@ -29,7 +29,7 @@ mod overrides;
 use alloc::borrow::Cow;
 use alloc::vec::Vec;
 
-pub use overrides::{Overrides, Warning};
+pub use overrides::{MAX_HINTS, Overrides, Warning, hints};
 
 /// One parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,6 +11,10 @@ use crate::{Cmdline, Param, names_equal};
 
 const PREFIX: &[u8] = b"initoverlayfs.";
 const TIMEOUT_SECONDS: RangeInclusive<u32> = 1..=600;
+/// The most modules that a hint may name.
+pub const MAX_HINTS: usize = 16;
+
+const HINTS: &str = "names of kernel modules with commas between them, 16 at most";
 const FAILURE_WAIT_SECONDS: RangeInclusive<u32> = 0..=600;
 
 /// What the command line asks for, over the boot plan. Nothing in it can weaken
@@ -27,6 +31,10 @@ pub struct Overrides {
     /// `initoverlayfs.failure_wait=SECONDS`: how long the report stays on the
     /// screen, in milliseconds.
     pub failure_wait_ms: Option<u32>,
+    /// `initoverlayfs.hint=MODULE,...`: drivers to try first, those that the
+    /// last good boot needed. At most [`MAX_HINTS`]; only the order depends on
+    /// them.
+    pub hint: Vec<String>,
     /// `initoverlayfs.debug`: log every step.
     pub debug: bool,
 }
@@ -62,7 +70,8 @@ impl fmt::Display for Warning {
             Self::UnknownKey { key } => write!(
                 f,
                 "\"{key}\" on the kernel command line is not known and is ignored; known are \
-                 initoverlayfs.image, .timeout, .on_failure, .failure_wait and .debug"
+                 initoverlayfs.image, .timeout, .on_failure, .failure_wait, \
+                 .hint and .debug"
             ),
             Self::BadValue {
                 key,
@@ -129,6 +138,9 @@ impl Overrides {
         } else if is("failure_wait") {
             let time = milliseconds(param, &FAILURE_WAIT_SECONDS);
             self.failure_wait_ms = Some(time.ok_or(Refusal::BadValue("0 to 600 seconds"))?);
+        } else if is("hint") {
+            let names = param.value_str().ok_or(Refusal::BadValue(HINTS))?;
+            self.hint = hints(names).ok_or(Refusal::BadValue(HINTS))?;
         } else if is("debug") {
             self.debug = switch(param).ok_or(Refusal::BadValue("yes or no, or left out"))?;
         } else if is("auth") {
@@ -138,6 +150,21 @@ impl Overrides {
         }
         Ok(())
     }
+}
+
+/// The modules that a hint names, by the commas, blanks and line ends between
+/// them, with underscores; `None` if they are too many or one is no module's name.
+#[must_use]
+pub fn hints(text: &str) -> Option<Vec<String>> {
+    let names: Vec<String> = text
+        .split([',', ' ', '\t', '\n'])
+        .filter(|name| !name.is_empty())
+        .map(|name| name.replace('-', "_"))
+        .collect();
+    let is_name = |name: &String| {
+        name.len() <= 64 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    };
+    (names.len() <= MAX_HINTS && names.iter().all(is_name)).then_some(names)
 }
 
 /// Why a parameter is passed over.

@@ -112,7 +112,7 @@ fn overrides(line: &str) -> (Overrides, Vec<String>) {
 fn every_key_is_obeyed() {
     let (got, warnings) = overrides(
         "quiet initoverlayfs.image=esp initoverlayfs.timeout=30 initoverlayfs.on-failure=halt \
-         initoverlayfs.failure_wait=0 initoverlayfs.debug",
+         initoverlayfs.failure_wait=0 initoverlayfs.hint=sd-mod,ahci initoverlayfs.debug",
     );
     assert_eq!(warnings, Vec::<String>::new());
     assert_eq!(
@@ -122,6 +122,7 @@ fn every_key_is_obeyed() {
             device_timeout_ms: Some(30_000),
             on_failure: Some(OnFailure::Halt),
             failure_wait_ms: Some(0),
+            hint: vec!["sd_mod".into(), "ahci".into()],
             debug: true,
         }
     );
@@ -160,6 +161,13 @@ fn what_is_not_allowed_is_named_and_changes_nothing() {
         ),
         ("on_failure", "needs a value", "reboot, poweroff or halt"),
         ("image=", "\"\"", "candidates"),
+        ("hint", "needs a value", "names of kernel modules"),
+        ("hint=a/b", "a/b", "names of kernel modules"),
+        (
+            "hint=a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p,q",
+            "a,b",
+            "16 at most",
+        ),
         ("debug=maybe", "\"maybe\"", "yes or no"),
         ("tiemout=5", "initoverlayfs.tiemout", "not known"),
         ("=5", "initoverlayfs.", "not known"),
