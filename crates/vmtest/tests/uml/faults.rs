@@ -448,9 +448,9 @@ fn limit(ground: &Ground) -> Result<(), Failed> {
     let seen = boot
         .words("initoverlayfs.timeout=3")
         .fails("the init image was not found within 3 s", &[]);
-    let took = seen.expects("BOOT FAILED") - seen.expects("[stage modules]");
+    let took = seen.expects("BOOT FAILED") - seen.expects("[stage plan]");
     assert!((2.95..6.0).contains(&took), "{took} s");
-    seen.expects("still no image; loaded 0 further storage drivers on suspicion");
+    seen.expects("still no image; loading 0 further modules on suspicion");
     Ok(())
 }
 

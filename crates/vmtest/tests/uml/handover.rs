@@ -3,14 +3,13 @@
 use std::fs;
 
 use builder::{Candidate, Selector};
-use iofs_cpio::{Format, NewEntry, Writer};
 use libtest_mimic::Failed;
 use serde_json::Value;
 use vmtest::disk::{Entry, Partition, ext4};
 
 use crate::Test;
 use crate::support::{
-    Boot, DATA, FAT_MODULES, FILE, FIRST, Ground, SECOND, Seen, file_on, noise, on_esp, sum,
+    Boot, DATA, FAT_MODULES, FILE, FIRST, Ground, SECOND, Seen, file_on, on_esp, sum,
 };
 use crate::volumes;
 
@@ -18,11 +17,9 @@ pub(crate) const TESTS: &[Test] = &[
     Test::new("stages_come_in_order", stages),
     Test::new("boot_json_of_a_file_in_pieces", boot_json_pieces),
     Test::new("boot_json_of_a_partition", boot_json_partition),
-    Test::new("appended_files_arrive_with_owner_and_mode", appended),
     Test::new("arguments_and_environment_reach_the_init", arguments),
     Test::new("init_is_the_first_that_the_image_has", init_order),
     Test::new("the_root_is_a_writable_overlay", overlay),
-    Test::new("the_initramfs_is_freed", freed_rootfs),
     Test::new("quiet_hides_the_stages", quiet),
     Test::new("the_esp_can_be_mounted_and_written", esp_in_use),
     Test::new(
@@ -38,7 +35,7 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 const STAGES: [&str; 8] = [
-    "start", "plan", "modules", "device", "image", "mount", "handover", "exec",
+    "start", "plan", "device", "modules", "image", "mount", "handover", "exec",
 ];
 
 fn on_esp_of(ground: &Ground, make: fn(&std::path::Path, &std::path::Path)) -> Boot<'_> {
@@ -134,68 +131,11 @@ fn boot_json_partition(ground: &Ground) -> Result<(), Failed> {
     Ok(())
 }
 
-fn partition_boot(ground: &Ground) -> Boot<'_> {
+pub(crate) fn partition_boot(ground: &Ground) -> Boot<'_> {
     let candidate = crate::support::partition_at("partition", Selector::PartUuid(FIRST));
     let mut boot = Boot::new(ground, &[candidate]);
     boot.disk(&[Partition::root(FIRST, &ground.image().path).unwrap()]);
     boot
-}
-
-/// As systemd-stub packs credentials: an archive behind the one before.
-fn appended(ground: &Ground) -> Result<(), Failed> {
-    let mut writer = Writer::new(Format::Newc);
-    let secret = NewEntry::file(".extra/credentials/secret.cred", 0o400, b"credential\n");
-    let other = NewEntry {
-        uid: 1000,
-        gid: 2000,
-        ..NewEntry::file("srv-file", 0o4751, b"of another\n")
-    };
-    for entry in [
-        NewEntry::directory(".extra", 0o555),
-        NewEntry::directory(".extra/credentials", 0o500),
-        secret,
-        other,
-        NewEntry::symlink("srv-link", "srv-file"),
-        // One that the image has too: the appended one holds.
-        NewEntry::directory("etc", 0o755),
-        NewEntry::file("etc/os-release", 0o644, b"ID=appended\n"),
-        // The kernel has this folder already, empty.
-        NewEntry::directory("root", 0o700),
-        NewEntry::file("root/note", 0o600, b"for root\n"),
-    ] {
-        writer.append(&entry).unwrap();
-    }
-    let archive = writer.finish();
-    let mut boot = partition_boot(ground);
-    boot.edit(move |mini| {
-        mini.resize(mini.len().next_multiple_of(4), 0);
-        mini.extend(archive);
-    });
-    boot.words("testinit.stat=/.extra testinit.stat=/.extra/credentials");
-    boot.words("testinit.stat=/.extra/credentials/secret.cred");
-    boot.words("testinit.cat=/.extra/credentials/secret.cred");
-    boot.words("testinit.stat=/srv-file testinit.link=/srv-link testinit.cat=/etc/os-release");
-    boot.words("testinit.cat=/root/note");
-    let seen = boot.succeeds();
-    let starts = |name: &str, text: &str| {
-        let facts = seen.facts(name);
-        assert!(
-            facts.first().is_some_and(|fact| fact.starts_with(text)),
-            "{name}: {facts:?}"
-        );
-    };
-    starts("/.extra", "Directory mode 555 owner 0:0");
-    starts("/.extra/credentials", "Directory mode 500 owner 0:0");
-    assert_eq!(
-        seen.facts("/.extra/credentials/secret.cred"),
-        ["RegularFile mode 400 owner 0:0 size 11", "credential"]
-    );
-    starts("/srv-file", "RegularFile mode 4751 owner 1000:2000 size 11");
-    starts("/srv-link", "srv-file");
-    starts("/etc/os-release", "ID=appended");
-    starts("/root/note", "for root");
-    seen.expects("carried over /.extra (3 entries)");
-    Ok(())
 }
 
 fn arguments(ground: &Ground) -> Result<(), Failed> {
@@ -251,40 +191,6 @@ fn overlay(ground: &Ground) -> Result<(), Failed> {
     assert_eq!(sorted, ["/", "/dev", "/proc", "/run", "/sys"], "{mounts:?}");
     let root = mounts.iter().find(|line| line.contains(" / / ")).unwrap();
     assert!(root.contains(" - overlay overlay rw"), "{root}");
-    Ok(())
-}
-
-/// Memory that no page reclaim can have back: what a ramfs or tmpfs holds.
-fn held_kib(seen: &Seen) -> u64 {
-    let lines = seen.facts("/proc/meminfo");
-    let field = |name: &str| -> u64 {
-        lines
-            .iter()
-            .find_map(|line| line.strip_prefix(name)?.split_whitespace().next())
-            .unwrap_or_else(|| panic!("{name} in {lines:?}"))
-            .parse()
-            .unwrap()
-    };
-    field("Unevictable:") + field("Shmem:")
-}
-
-/// 32 MiB in the mini-initramfs's own folder: the next init must not pay.
-fn freed_rootfs(ground: &Ground) -> Result<(), Failed> {
-    let mut writer = Writer::new(Format::Newc);
-    let ballast = noise(32 << 20, 5);
-    writer
-        .append(&NewEntry::file("initoverlayfs/ballast", 0o600, &ballast))
-        .unwrap();
-    let archive = writer.finish();
-    let mut boot = partition_boot(ground);
-    boot.edit(move |mini| {
-        mini.resize(mini.len().next_multiple_of(4), 0);
-        mini.extend(archive);
-    });
-    let seen = boot.words("testinit.cat=/proc/meminfo").succeeds();
-    seen.rejects("not all of the mini-initramfs is freed");
-    let held = held_kib(&seen);
-    assert!(held < 2 << 10, "{held} KiB are held");
     Ok(())
 }
 

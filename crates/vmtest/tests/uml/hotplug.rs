@@ -60,7 +60,7 @@ fn boot_with(boot: &mut Boot<'_>, disk: &Path) -> Seen {
     let outcome = boot
         .prepare()
         .run_until("the end", Duration::from_secs(40), |line| {
-            if line.text.contains("[stage modules]") {
+            if line.text.contains("[stage plan]") {
                 std::thread::sleep(DELAY);
                 ask(control.path(), &format!("config ubd1={}", disk.display()));
             }
@@ -70,7 +70,7 @@ fn boot_with(boot: &mut Boot<'_>, disk: &Path) -> Seen {
     let seen = Seen { outcome };
     seen.expects("TESTINIT end");
     seen.data_is_intact();
-    let took = seen.expects("[stage device]") - seen.expects("[stage modules]");
+    let took = seen.expects("[stage device]") - seen.expects("[stage plan]");
     let delay = DELAY.as_secs_f64();
     assert!(
         (delay - 0.1..delay + AT_ONCE).contains(&took),

@@ -157,7 +157,7 @@ fn fallback(ground: &Ground) -> Result<(), Failed> {
     disk_with_image(&mut boot, ground);
     let seen = boot.words("testinit.sum=/data").succeeds();
     seen.data_is_intact();
-    let took = seen.expects("[stage device]") - seen.expects("[stage modules]");
+    let took = seen.expects("[stage device]") - seen.expects("[stage plan]");
     assert!((2.9..6.0).contains(&took), "{took} s");
     Ok(())
 }
@@ -175,7 +175,7 @@ fn fallback_at_once(ground: &Ground) -> Result<(), Failed> {
     let seen = boot.words("testinit.sum=/data").succeeds();
     seen.data_is_intact();
     seen.expects("no image on /dev/ubda1: the partition is not an EROFS image");
-    let took = seen.expects("[stage device]") - seen.expects("[stage modules]");
+    let took = seen.expects("[stage device]") - seen.expects("[stage plan]");
     assert!(took < 2.5, "{took} s");
     Ok(())
 }
