@@ -22,6 +22,8 @@ pub mod matrix;
 pub mod mirror;
 pub mod packages;
 pub mod set;
+pub mod stack;
+pub mod storage;
 pub mod tier;
 pub mod tools;
 pub mod uml;
