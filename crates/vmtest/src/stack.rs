@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use iofs_gpt::{Uuid, uuid};
+use iofs_gpt::Uuid;
 
 use crate::guest::{ROOT_LABEL, ROOT_UUID};
 use crate::storage::{PASSPHRASE, PROVISION, ROOT_SIZE, Storage};
@@ -84,15 +84,17 @@ impl Stack {
         }
     }
 
-    /// The type of the partitions that hold it (UAPI DPS; the first two are also
-    /// those of fdisk's list).
+    /// The type of the partitions that hold it: RAID, LVM, LUKS, generic data, as
+    /// in sfdisk's list.
     #[must_use]
     pub fn partition_type(self) -> Uuid {
         match self {
-            Self::Raid | Self::LuksLvmRaid => uuid!("a19d880f-05fc-4d3b-a006-743f0f84911e"),
-            Self::Lvm => uuid!("e6d6d379-f507-44c2-a23c-238f2a3df928"),
-            Self::Luks => uuid!("ca7d7ccb-63ed-4c53-861c-1742536059cc"),
-            Self::Btrfs | Self::Xfs => uuid!("0fc63daf-8483-4772-8e79-3d69d8477de4"),
+            Self::Raid | Self::LuksLvmRaid => {
+                Uuid::from_u128(0xa19d_880f_05fc_4d3b_a006_743f_0f84_911e)
+            }
+            Self::Lvm => Uuid::from_u128(0xe6d6_d379_f507_44c2_a23c_238f_2a3d_f928),
+            Self::Luks => Uuid::from_u128(0xca7d_7ccb_63ed_4c53_861c_1742_5360_59cc),
+            Self::Btrfs | Self::Xfs => Uuid::from_u128(0x0fc6_3daf_8483_4772_8e79_3d69_d847_7de4),
         }
     }
 
