@@ -15,6 +15,8 @@
 
 #[path = "uml/anatomy.rs"]
 mod anatomy;
+#[path = "uml/appended.rs"]
+mod appended;
 #[path = "uml/faults.rs"]
 mod faults;
 #[path = "uml/ground.rs"]
@@ -60,6 +62,7 @@ const TESTS: &[&[Test]] = &[
     places::TESTS,
     hotplug::TESTS,
     handover::TESTS,
+    appended::TESTS,
     faults::TESTS,
     trust::TESTS,
     tamper::TESTS,

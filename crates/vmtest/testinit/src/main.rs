@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `cat=PATH` | reports each line of a file, as NAME the path |
 //! | `stat=PATH` | reports kind, mode, owner and size |
+//! | `inode=PATH` | reports number, names, device number and time of modification |
 //! | `list=PATH` | reports the names in a folder |
 //! | `link=PATH` | reports a link's target |
 //! | `sum=PATH` | reports length and FNV-1a 64 of a file's or device's bytes |
@@ -16,6 +17,7 @@
 //! | `mount=FSTYPE,SOURCE,TARGET,ro\|rw` | mounts |
 //! | `umount=TARGET` | unmounts, which fails while it is in use |
 //! | `write=PATH` | makes a file with the text `written by testinit` |
+//! | `memory` | reports what file systems in memory hold, and how much of it can be seen |
 //! | `stacked` | reports loop and dm devices that are in use |
 //! | `switch=SOURCE` | moves to the root on an ext4 partition by `run-init` |
 //! | `freed` | waits until no loop or dm device is in use, reports how long |
@@ -128,6 +130,8 @@ fn obey(verb: &str, value: &str, start: &Start, report: &mut Report) -> Outcome 
             report.say(value, &String::from_utf8_lossy(&bytes));
         }
         "stat" => report.say(value, &stat(value)?),
+        "inode" => report.say(value, &inode(value)?),
+        "memory" => report.say("memory", &memory()?),
         "list" => {
             for (name, _) in file::list(value).map_err(text)? {
                 report.say(value, &name);
@@ -170,6 +174,40 @@ fn stat(path: &str) -> Result<String, String> {
         stat.st_gid,
         stat.st_size
     ))
+}
+
+fn inode(path: &str) -> Result<String, String> {
+    let stat = rustix::fs::lstat(path).map_err(text)?;
+    let (major, minor) = (
+        rustix::fs::major(stat.st_rdev),
+        rustix::fs::minor(stat.st_rdev),
+    );
+    Ok(format!(
+        "inode {} names {} device {major}:{minor} modified {}",
+        stat.st_ino, stat.st_nlink, stat.st_mtime
+    ))
+}
+
+/// The kernel's own count of pages that only swap could take away, against what
+/// the mounted file systems count. A root that was left full is in the first
+/// alone.
+fn memory() -> Result<String, String> {
+    let meminfo = file::read("/proc/meminfo", LIMIT).map_err(text)?;
+    let meminfo = String::from_utf8_lossy(&meminfo);
+    let field = |name: &str| {
+        let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    let held = field("Shmem:").zip(field("Unevictable:"));
+    let held = held.map(|(shared, fixed)| shared + fixed);
+    let mut seen = 0;
+    for place in ["/", "/dev", "/run"] {
+        let stat = rustix::fs::statfs(place).map_err(text)?;
+        let used = stat.f_blocks.saturating_sub(stat.f_bfree);
+        seen += used * u64::try_from(stat.f_bsize).unwrap_or(0) / 1024;
+    }
+    let held = held.ok_or("/proc/meminfo does not say")?;
+    Ok(format!("held {held} KiB, seen {seen} KiB"))
 }
 
 /// FNV-1a of 64 bits: enough to tell that bytes are in their places.
