@@ -53,39 +53,15 @@ pub struct Copied {
     pub replaced: usize,
 }
 
-/// Copies what is at `name` in the folder `from`, with all that is below on the
-/// same file system, to the same name in the root `to`. There, folders stay as
-/// they are, everything else of the same name is replaced.
-///
-/// # Errors
-/// The first failure: the kernel's, ENOTEMPTY where a folder with something in
-/// it would have to make way, ELOOP beyond 64 levels, EFBIG beyond 65536 entries
-/// in one folder. What was copied until then stays.
-pub fn copy(from: &str, name: &str, to: &str, source: Source) -> Result<Copied> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY;
-    let (from, root) = (open(from, flags)?, open(to, flags)?);
-    let failed = |errno| Error::new("copying", name, errno);
-    let name = c_string(name.as_bytes()).map_err(failed)?;
-    let device = rustix::fs::statat(&from, &*name, AtFlags::SYMLINK_NOFOLLOW)
-        .map_err(failed)?
-        .st_dev;
-    let mut copier = Copier {
-        root: root.as_fd(),
-        device,
-        source,
-        path: Vec::new(),
-        linked: Vec::new(),
-        copied: Copied::default(),
-    };
-    copier.entry(from.as_fd(), root.as_fd(), &name, 0)?;
-    Ok(copier.copied)
-}
-
-struct Copier<'a> {
-    root: BorrowedFd<'a>,
+/// Copies from one root to another; it knows the hard links between all that it
+/// has copied.
+#[derive(Debug)]
+pub struct Copier {
+    from: OwnedFd,
+    to: OwnedFd,
+    source: Source,
     /// The source's file system.
     device: u64,
-    source: Source,
     /// The present entry, from both roots.
     path: Vec<u8>,
     /// Inode numbers of files with several names, and the first of these.
@@ -101,7 +77,46 @@ struct Pair<'a> {
     name: &'a CStr,
 }
 
-impl Copier<'_> {
+impl Copier {
+    /// From the folder `from` to the folder `to`.
+    ///
+    /// # Errors
+    /// The kernel's, of opening them.
+    pub fn new(from: &str, to: &str, source: Source) -> Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let (path, from) = (from, open(from, flags)?);
+        let stat = rustix::fs::fstat(&from);
+        let stat = stat.map_err(|errno| Error::new("looking at", path, errno))?;
+        Ok(Self {
+            from,
+            to: open(to, flags)?,
+            source,
+            device: stat.st_dev,
+            path: Vec::new(),
+            linked: Vec::new(),
+            copied: Copied::default(),
+        })
+    }
+
+    /// Copies what is called `name`, with all that is below on the same file
+    /// system, to the same place. There, folders stay as they are, everything
+    /// else of the same name is replaced.
+    ///
+    /// # Errors
+    /// The first failure: the kernel's, ENOTEMPTY where a folder with something
+    /// in it would have to make way, ELOOP beyond 64 levels, EFBIG beyond 65536
+    /// entries in one folder. What was copied until then stays.
+    pub fn copy(&mut self, name: &str) -> Result<Copied> {
+        self.copied = Copied::default();
+        let failed = |errno| Error::new("copying", name, errno);
+        let name = c_string(name.as_bytes()).map_err(failed)?;
+        // The walk changes `self`, and cannot borrow from it.
+        let twin = |fd: &OwnedFd| rustix::io::fcntl_dupfd_cloexec(fd, 0).map_err(failed);
+        let (from, to) = (twin(&self.from)?, twin(&self.to)?);
+        self.entry(from.as_fd(), to.as_fd(), &name, 0)?;
+        Ok(self.copied)
+    }
+
     #[cold]
     fn error(&self, op: &'static str, errno: Errno) -> Error {
         Error::new(op, &String::from_utf8_lossy(&self.path), errno)
@@ -192,7 +207,7 @@ impl Copier<'_> {
     /// What is at `path` in the new root.
     fn find(&self, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
         let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        rustix::fs::openat2(self.root, &*c_string(path)?, flags, Mode::empty(), inside)
+        rustix::fs::openat2(&self.to, &*c_string(path)?, flags, Mode::empty(), inside)
     }
 
     /// Removes what is not a folder, or an empty one.

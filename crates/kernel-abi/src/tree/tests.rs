@@ -8,7 +8,7 @@ use std::vec;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 
-use super::{Copied, Source, copy};
+use super::{Copied, Copier, Source};
 
 /// A folder `from`, and a root `to` beside which nothing must change.
 struct Place {
@@ -43,7 +43,7 @@ impl Place {
 
     fn copy(&self, name: &str, source: Source) -> crate::Result<Copied> {
         let text = |path: &str| String::from(self.base.join(path).to_str().unwrap());
-        copy(&text("from"), name, &text("to"), source)
+        Copier::new(&text("from"), &text("to"), source)?.copy(name)
     }
 
     fn copies(&self, entries: usize, replaced: usize) {
@@ -164,6 +164,21 @@ fn hard_links_stay_linked() {
     assert_eq!(inode("top/b/second"), inode("top/a"));
     assert_eq!(inode("top/third"), inode("top/a"));
     assert_eq!(read(place.to("top/third")), "text");
+}
+
+#[test]
+fn hard_links_between_two_copies() {
+    let place = Place::new();
+    let first = place.put("f", "text");
+    fs::hard_link(first, place.base.join("from/second")).unwrap();
+    let text = |path: &str| String::from(place.base.join(path).to_str().unwrap());
+    let mut copier = Copier::new(&text("from"), &text("to"), Source::Kept).unwrap();
+    let copied = copier.copy("top").unwrap();
+    assert_eq!((copied.entries, copied.replaced), (2, 0));
+    let copied = copier.copy("second").unwrap();
+    assert_eq!((copied.entries, copied.replaced), (1, 0));
+    let inode = |path: &str| fs::metadata(place.to(path)).unwrap().ino();
+    assert_eq!(inode("top/f"), inode("second"));
 }
 
 #[test]
