@@ -21,12 +21,16 @@
 
 extern crate alloc;
 
+mod absent;
+mod aliases;
 mod wire;
 
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
+pub use absent::{ABSENT, Absent, AbsentError, MAX_ABSENT};
+pub use aliases::{AliasError, AliasTable, MAX_PATTERN};
 pub use iofs_verity::{OnCorruption, RootHash};
 pub use uuid::Uuid;
 pub use wire::PlanError;
@@ -306,6 +310,20 @@ pub enum Role {
     /// Drives some storage bus: loaded when a device asks for it, or when the
     /// expected disk does not come.
     Bus,
+}
+
+impl Role {
+    /// The word for it in reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dependency => "dependency",
+            Self::Disk => "disk",
+            Self::Image => "image",
+            Self::Mapping => "mapping",
+            Self::Bus => "bus",
+        }
+    }
 }
 
 /// A device alias and the module that serves it.
