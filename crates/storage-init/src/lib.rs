@@ -33,6 +33,7 @@ pub mod settings;
 pub mod setup;
 pub mod stack;
 pub mod trust;
+pub mod undriven;
 
 use freestanding::Start;
 use kernel_abi::process;

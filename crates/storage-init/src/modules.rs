@@ -407,21 +407,14 @@ impl<'p> Loader<'p> {
     fn settle(&mut self, job: &Job, errno: u8, log: &mut Log) {
         self.schedule.finished(job.node, errno);
         let micros = clock::micros().saturating_sub(job.started);
-        let (name, kind, matters) = match job.node {
-            Node::Pack(_) => (self.node_name(job.node), "pack", true),
-            Node::Module(index) => match self.plan.modules.get(usize::from(index)) {
-                // A driver without its hardware is how a generic image looks.
-                Some(module) => (
-                    module.name.as_str(),
-                    "module",
-                    module.required && Errno::from_raw_os_error(i32::from(errno)) != Errno::NODEV,
-                ),
-                None => return,
-            },
+        let kind = match job.node {
+            Node::Module(_) => "module",
+            Node::Pack(_) => "pack",
         };
+        let name = self.node_name(job.node);
         if errno == 0 {
             log.debug(format_args!("{kind} {name}: {micros} us"));
-        } else if matters {
+        } else if self.matters(job.node, errno) {
             log.error(format_args!("{kind} {name}: {}", explain(job.node, errno)));
         } else {
             log.debug(format_args!("{kind} {name}: {}", explain(job.node, errno)));
@@ -431,6 +424,19 @@ impl<'p> Loader<'p> {
             micros,
             errno,
         });
+    }
+
+    /// Whether a failure is one. A driver without its hardware is how a generic
+    /// image looks.
+    fn matters(&self, node: Node, errno: u8) -> bool {
+        let no_device = i32::from(errno) == Errno::NODEV.raw_os_error();
+        match node {
+            Node::Pack(_) => true,
+            Node::Module(index) => {
+                let module = self.plan.modules.get(usize::from(index));
+                module.is_some_and(|module| module.required) && !no_device
+            }
+        }
     }
 
     fn abandon_oldest(&mut self, log: &mut Log) {
@@ -471,18 +477,28 @@ impl<'p> Loader<'p> {
 }
 
 /// How soon a device's driver is wanted: at once if the device says that it is
-/// storage. PCI has a base class for it (01), the rest is told by its bus.
+/// storage.
 fn urgency_of(modalias: &str) -> Urgency {
-    let bus = modalias.split(':').next().unwrap_or_default();
-    let storage = match bus {
-        "pci" => modalias.contains("bc01"),
-        "virtio" | "scsi" | "mmc" | "nvme" | "nd" | "vmbus" | "xen" | "ccw" => true,
-        _ => false,
-    };
-    if storage {
+    if is_storage(modalias) {
         Urgency::Storage
     } else {
         Urgency::Bus
+    }
+}
+
+/// Whether a device says that it is storage: PCI has a base class for it (01),
+/// USB an interface class (08), virtio two types; SCSI and MMC have little else.
+#[must_use]
+pub fn is_storage(modalias: &str) -> bool {
+    let (bus, rest) = modalias.split_once(':').unwrap_or_default();
+    match bus {
+        "pci" => rest.contains("bc01"),
+        "usb" => rest.contains("ic08"),
+        "virtio" => ["d00000002v", "d00000008v"]
+            .iter()
+            .any(|kind| rest.starts_with(kind)),
+        "scsi" | "mmc" | "nd" | "ccw" => true,
+        _ => false,
     }
 }
 
@@ -637,12 +653,14 @@ mod tests {
         for storage in [
             "pci:v00008086d00002922sv00001AF4sd00001100bc01sc06i01",
             "virtio:d00000002v00001AF4",
+            "usb:v46F4p0001d0000dc00dsc00dp00ic08isc06ip50in00",
         ] {
             assert_eq!(urgency_of(storage), Urgency::Storage, "{storage}");
         }
         for other in [
             "pci:v00001B36d0000000Dsv00001AF4sd00001100bc0Csc03i30",
-            "usb:v46F4p0001d0000dc00dsc00dp00ic08isc06ip50in00",
+            "usb:v46F4p0001d0000dc00dsc00dp00ic09isc00ip00in00",
+            "virtio:d00000001v00001AF4",
             "",
         ] {
             assert_eq!(urgency_of(other), Urgency::Bus, "{other}");

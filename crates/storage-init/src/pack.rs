@@ -6,6 +6,7 @@
 
 use alloc::string::String;
 use alloc::vec;
+use alloc::vec::Vec;
 
 use iofs_plan::BootPlan;
 use kernel_abi::{Errno, errno_text, file};
@@ -35,11 +36,17 @@ pub fn unpack(plan: &BootPlan, index: u16, packs: &str, modules: &str) -> Result
 }
 
 /// The content of a frame, if it is exactly `size` bytes long.
-fn decompress(frame: &[u8], size: usize) -> Option<vec::Vec<u8>> {
-    let mut content = vec![0; size];
-    let mut decoder = FrameDecoder::new();
-    let len = decoder.decode_all(frame, &mut content).ok()?;
-    (len == size).then_some(content)
+fn decompress(frame: &[u8], size: usize) -> Option<Vec<u8>> {
+    decompress_at_most(frame, size).filter(|content| content.len() == size)
+}
+
+/// The content of a zstd frame, if it is not longer than `limit` bytes.
+#[must_use]
+pub fn decompress_at_most(frame: &[u8], limit: usize) -> Option<Vec<u8>> {
+    let mut content = vec![0; limit];
+    let len = FrameDecoder::new().decode_all(frame, &mut content).ok()?;
+    content.truncate(len);
+    Some(content)
 }
 
 /// What an errno of [`unpack`] means.
@@ -59,7 +66,6 @@ mod tests {
     use iofs_plan::{Module, Pack, Packed, Role};
     use std::format;
     use std::path::Path;
-    use std::vec::Vec;
 
     fn content() -> Vec<u8> {
         (0..300_000u32).map(|n| (n / 7 % 251) as u8).collect()

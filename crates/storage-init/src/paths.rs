@@ -17,6 +17,8 @@ pub struct Paths {
     pub modules: String,
     /// The folder of the packs.
     pub packs: String,
+    /// The drivers that this image does not have.
+    pub absent: String,
     /// Where the loader's credentials and extensions are.
     pub extra: String,
 }
@@ -32,6 +34,7 @@ impl Paths {
             plan: iofs_plan::PATH.into(),
             modules: iofs_plan::MODULES_DIR.into(),
             packs: iofs_plan::PACKS_DIR.into(),
+            absent: iofs_plan::ABSENT.into(),
             extra: "/.extra".into(),
         }
     }

@@ -24,6 +24,7 @@ use crate::report::Failure;
 use crate::schedule::Urgency;
 use crate::settings::{Settings, describe_candidate};
 use crate::trust::Trust;
+use crate::undriven;
 
 /// How long a better candidate may still appear before the next one is taken,
 /// in microseconds: a USB disk needs up to two seconds to be enumerated.
@@ -367,6 +368,7 @@ impl<'a> Search<'a> {
                 .iter()
                 .map(|miss| format!("/dev/{}: {}", miss.part.name, miss.why)),
         );
+        seen.extend(undriven::describe(&self.settings.plan, self.paths));
         seen.push(modules.summary());
         let advice = if self.inventory.disks.is_empty() {
             "no storage driver in this mini-initramfs found its device: build it with \
