@@ -18,6 +18,8 @@ mod interop;
 mod kernels;
 #[path = "qemu/program.rs"]
 mod program;
+#[path = "qemu/roots.rs"]
+mod roots;
 #[path = "qemu/support.rs"]
 mod support;
 #[path = "qemu/trust.rs"]
@@ -64,6 +66,7 @@ const TESTS: &[&[Test]] = &[
     program::TESTS,
     trust::TESTS,
     interop::TESTS,
+    roots::TESTS,
 ];
 
 fn main() -> ExitCode {

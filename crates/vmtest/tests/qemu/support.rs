@@ -21,6 +21,8 @@ use vmtest::set::{ESP_GUID, Recipe, Set};
 use vmtest::tools::Tools;
 use vmtest::{command, dist};
 
+use crate::roots::Roots;
+
 /// The limit on a boot. Two minutes were seen on two busy processors.
 pub(crate) const LIMIT: Duration = Duration::from_secs(300);
 
@@ -38,6 +40,7 @@ pub(crate) struct Ground {
     initramfs_tools: OnceLock<Set>,
     generic: OnceLock<Set>,
     small_tree: OnceLock<PathBuf>,
+    pub(crate) roots: OnceLock<Roots>,
 }
 
 impl Ground {
@@ -52,6 +55,7 @@ impl Ground {
             initramfs_tools: OnceLock::new(),
             generic: OnceLock::new(),
             small_tree: OnceLock::new(),
+            roots: OnceLock::new(),
         })
     }
 
@@ -284,7 +288,7 @@ impl Small<'_> {
     }
 }
 
-fn make_esp(path: &Path, entries: &[Entry]) -> Result<(), Failed> {
+pub(crate) fn make_esp(path: &Path, entries: &[Entry]) -> Result<(), Failed> {
     let mut size = ESP_SLACK;
     for entry in entries {
         size += fs::metadata(&entry.from)?.len();
