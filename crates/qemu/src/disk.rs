@@ -120,12 +120,14 @@ impl Bus {
                 let place = format!("bus=ide.{},unit={}", index / 2, index % 2);
                 vec![format!("ide-hd,{place},{disk}")]
             }
-            Self::VirtioScsi
-            | Self::Lsi
-            | Self::MptSas
-            | Self::MegaSas
-            | Self::MegaSas2
-            | Self::PvScsi => vec![format!("scsi-hd,bus={id}.0,{disk}")],
+            // The adapter reports no disk without a name of its own (WWN).
+            Self::MptSas => {
+                let name = 0x5000_c500_0000_0001 + index;
+                vec![format!("scsi-hd,bus={id}.0,wwn={name:#x},{disk}")]
+            }
+            Self::VirtioScsi | Self::Lsi | Self::MegaSas | Self::MegaSas2 | Self::PvScsi => {
+                vec![format!("scsi-hd,bus={id}.0,{disk}")]
+            }
             Self::Usb => vec![format!("usb-storage,bus={id}.0,removable=on,{disk}")],
             Self::Uas => {
                 let bridge = format!("uas-{drive}");
@@ -347,7 +349,7 @@ mod tests {
             "ahci,id=bus4 -device ide-hd,bus=bus4.0".to_owned(),
             "ide-hd,bus=ide.2,unit=1,drive=disk5".to_owned(),
             "lsi53c895a,id=bus6 -device scsi-hd,bus=bus6.0".to_owned(),
-            "mptsas1068,id=bus7 -device scsi-hd,bus=bus7.0".to_owned(),
+            "mptsas1068,id=bus7 -device scsi-hd,bus=bus7.0,wwn=0x5000c50000000008".to_owned(),
             "megasas,id=bus8 -device scsi-hd,bus=bus8.0".to_owned(),
             "megasas-gen2,id=bus9 -device scsi-hd,bus=bus9.0".to_owned(),
             "pvscsi,id=bus10 -device scsi-hd,bus=bus10.0".to_owned(),
