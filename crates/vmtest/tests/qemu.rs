@@ -24,6 +24,8 @@ mod roots;
 mod support;
 #[path = "qemu/trust.rs"]
 mod trust;
+#[path = "qemu/twins.rs"]
+mod twins;
 
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
@@ -67,6 +69,7 @@ const TESTS: &[&[Test]] = &[
     trust::TESTS,
     interop::TESTS,
     roots::TESTS,
+    twins::TESTS,
 ];
 
 fn main() -> ExitCode {
