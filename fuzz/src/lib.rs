@@ -29,7 +29,7 @@ mod volumes;
 pub use disks::gpt;
 pub use firmware::{pe, tpm};
 pub use images::ddi;
-pub use records::{bls, cmdline, cpio, kmod, modinfo, plan};
+pub use records::{absent, bls, cmdline, cpio, kmod, modinfo, plan};
 pub use trust::{certificate, trust};
 pub use verity::{signature, verifier, verity};
 pub use volumes::{erofs, ext4, fat};
@@ -44,6 +44,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("ext4", ext4),
     ("erofs", erofs),
     ("plan", plan),
+    ("absent", absent),
     ("cmdline", cmdline),
     ("cpio", cpio),
     ("bls", bls),

@@ -5,7 +5,7 @@ use iofs_bls::{Entry, EntryName, compare_entries, compare_versions};
 use iofs_cmdline::{Cmdline, Overrides};
 use iofs_cpio::{Reader, SegmentKind, next_segment, resolve_links};
 use iofs_kmod::{ConfigFile, Index, ModInfo, Texts, dep_index, rewrite_dep};
-use iofs_plan::{Auth, BootPlan, MAX_CERTIFICATES, MAX_PCR};
+use iofs_plan::{Absent, Auth, BootPlan, MAX_CERTIFICATES, MAX_PCR, glob_match};
 
 /// Boot plans.
 ///
@@ -38,10 +38,43 @@ pub fn plan(data: &[u8]) {
         assert!(module.needs.iter().all(|&need| usize::from(need) < index));
         assert!(!module.file.is_empty() && !module.file.contains('/'));
     }
-    for alias in plan.aliases.iter().take(64) {
+    for alias in plan.aliases.aliases().iter().take(64) {
         for module in plan.modules_for(&alias.pattern) {
             assert!(usize::from(module) < plan.modules.len());
         }
+    }
+}
+
+/// Lists of absent drivers, with their alias tables.
+///
+/// Input: a list.
+///
+/// Invariants:
+/// * no panic;
+/// * a list that is accepted encodes to the very bytes that it came from;
+/// * its table finds what trying every pattern finds, and only modules that
+///   there are.
+pub fn absent(data: &[u8]) {
+    let absent = match Absent::decode(data) {
+        Ok(absent) => absent,
+        Err(error) => return drop(error.to_string()),
+    };
+    assert_eq!(absent.encode().as_deref(), Ok(data));
+    let aliases = absent.aliases.aliases();
+    assert_eq!(aliases.len(), absent.aliases.len());
+    // What is no UTF-8 cannot be shown as it is.
+    let exact = !aliases
+        .iter()
+        .any(|alias| alias.pattern.contains('\u{fffd}'));
+    let texts = aliases.iter().map(|alias| alias.pattern.replace('*', "0"));
+    for text in texts.take(16) {
+        let found = absent.aliases.matches(&text);
+        assert!(found.iter().all(|&n| usize::from(n) < absent.modules.len()));
+        let tried = aliases
+            .iter()
+            .filter(|alias| glob_match(alias.pattern.as_bytes(), text.as_bytes()))
+            .map(|alias| alias.module);
+        assert!(!exact || tried.eq(found));
     }
 }
 

@@ -3,8 +3,8 @@
 use iofs_cpio::{Format, NewEntry, Writer};
 use iofs_gpt::{Layout, NewPartition, Uuid, types};
 use iofs_plan::{
-    Alias, Auth, BootPlan, Candidate, Expect, Module, Pack, Packed, Role, RootHash, Selector,
-    Signed,
+    Absent, Alias, AliasTable, Auth, BootPlan, Candidate, Expect, Module, Pack, Packed, Role,
+    RootHash, Selector, Signed,
 };
 
 use crate::disks::{DISK, RESEAL};
@@ -51,6 +51,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
               \x01version 6.12-1\nefi /EFI/a.efi\narchitecture x64\n"
                 .to_vec(),
         ],
+        "absent" => absent().encode().into_iter().collect(),
         "kmod" => vec![kmod(""), kmod("!")],
         "modinfo" => vec![module()],
         "verity" => {
@@ -154,18 +155,31 @@ fn plan() -> BootPlan {
             module("loop", Role::Mapping, &[]),
             module("ahci", Role::Bus, &[0, 1]),
         ],
-        aliases: vec![
-            Alias {
-                pattern: "pci:v00001AF4d*sv[0-9]*".into(),
-                module: 1,
-            },
-            Alias {
-                pattern: "virtio:d00000002v*".into(),
-                module: 1,
-            },
-        ],
+        aliases: aliases(),
         inits: vec!["/init".into()],
         ..BootPlan::default()
+    }
+}
+
+fn aliases() -> AliasTable {
+    let patterns = [
+        "pci:v00001AF4d*sv[0-9]*",
+        "pci:v*d*sv*sd*bc01sc06i01*",
+        "virtio:d00000002v*",
+        "platform:sdhci",
+    ];
+    let aliases = patterns.map(|pattern| Alias {
+        pattern: pattern.into(),
+        module: 1,
+    });
+    // They are few and short.
+    AliasTable::build(&aliases).unwrap_or_default()
+}
+
+fn absent() -> Absent {
+    Absent {
+        modules: vec!["ahci".into(), "virtio_blk".into()],
+        aliases: aliases(),
     }
 }
 

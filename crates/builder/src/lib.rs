@@ -40,7 +40,7 @@ pub use request::{
     Kernel, Limits, MiniRequest, Modules, Source,
 };
 pub use sign::{KeyType, KeygenRequest, NewKey, Signer, keygen};
-pub use summary::{ImageSummary, MiniSummary, ModuleSummary, StepTime, Summary};
+pub use summary::{ImageSummary, MiniSummary, ModuleSummary, PackSummary, StepTime, Summary};
 pub use uki::{
     BuiltUki, KeySource, PcrSigning, SigningTool, UkiRequest, UkiSection, UkiSigning, build_uki,
     default_stub, sign_uki,

@@ -33,6 +33,8 @@ pub enum Step {
     SelectModules,
     /// Reading and decompressing those modules; total in modules.
     ReadModules,
+    /// Compressing the packs of modules.
+    PackModules,
     /// Packing and compressing the mini-initramfs.
     WriteMini,
 }
@@ -55,6 +57,7 @@ impl Step {
             Self::ReadIndex => "reading module metadata",
             Self::SelectModules => "choosing modules",
             Self::ReadModules => "reading modules",
+            Self::PackModules => "packing modules",
             Self::WriteMini => "writing the mini-initramfs",
         }
     }

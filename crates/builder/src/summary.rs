@@ -79,6 +79,8 @@ pub struct MiniSummary {
     pub module_bytes: u64,
     /// The modules, in load order.
     pub modules: Vec<ModuleSummary>,
+    /// The packs in which those lie that not every boot needs.
+    pub packs: Vec<PackSummary>,
     /// Number of device aliases in the plan.
     pub aliases: u64,
     /// The kernel release that the modules are for.
@@ -100,6 +102,24 @@ pub struct ModuleSummary {
     pub role: &'static str,
     /// Which request pulled it in: `needed by erofs`, `drives vda`.
     pub reason: String,
+    /// The modules that need it, or want it softly.
+    pub needed_by: Vec<String>,
+    /// Whether those that need it are not loaded without it.
+    pub required: bool,
+    /// The file name of the pack that it lies in; absent if it is unpacked at
+    /// every boot.
+    pub pack: Option<String>,
+}
+
+/// A pack of the mini-initramfs.
+#[derive(Debug, Clone, Serialize)]
+pub struct PackSummary {
+    /// Its file name.
+    pub file: String,
+    /// Its size in the archive, in bytes.
+    pub bytes: u64,
+    /// Size of the modules in it, in bytes.
+    pub unpacked_bytes: u64,
 }
 
 /// How long a step took.

@@ -1,5 +1,6 @@
 //! A kernel's module metadata, read from its folder and from modprobe.d.
 
+use super::catalogue;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel;
 use crate::request::Kernel;
@@ -78,6 +79,16 @@ impl KernelModules {
             folder,
             sysroot: kernel.sysroot.clone(),
         })
+    }
+
+    /// Each alias by which a device on a storage bus asks for a module that
+    /// modprobe.d does not keep away, with the module's name.
+    pub(crate) fn storage_aliases(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.aliases
+            .iter()
+            .map(|(pattern, module)| (pattern.as_str(), module.as_str()))
+            .filter(|(pattern, _)| catalogue::storage_alias(pattern))
+            .filter(|(_, module)| !self.index.is_blacklisted(module))
     }
 
     /// Where a module's file is.

@@ -1,9 +1,11 @@
 //! The mini-initramfs.
 
+mod archive;
 mod catalogue;
 pub(crate) mod host;
 mod index;
 mod pack;
+mod packs;
 mod plan;
 mod select;
 

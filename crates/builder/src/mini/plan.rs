@@ -1,12 +1,12 @@
 //! Compiles the boot plan.
 
-use super::catalogue;
 use super::index::KernelModules;
+use super::packs::Layout;
 use super::select::Chosen;
 use crate::error::{Error, ErrorKind, Result};
 use crate::request::MiniRequest;
 use iofs_kmod::ModInfo;
-use iofs_plan::{Alias, Appended, Auth, BootPlan, Module, Role};
+use iofs_plan::{Alias, AliasTable, Appended, Auth, BootPlan, Module, Role};
 use std::collections::BTreeMap;
 
 /// By this the keyring that dm-verity checks signatures with can be filled and
@@ -20,14 +20,16 @@ pub(crate) fn compile(
     kernel: Option<&KernelModules>,
     chosen: &[Chosen<'_>],
     bytes: &[Vec<u8>],
+    layout: &Layout,
 ) -> Result<BootPlan> {
     let modules = chosen
         .iter()
         .zip(bytes)
-        .map(|(chosen, bytes)| Module {
+        .enumerate()
+        .map(|(number, (chosen, bytes))| Module {
             name: chosen.module.name.clone(),
             file: file_name(chosen),
-            packed: None,
+            packed: layout.place(number),
             params: params(request, kernel, chosen, bytes),
             role: chosen.role,
             needs: chosen.needs.clone(),
@@ -45,9 +47,9 @@ pub(crate) fn compile(
             Auth::None => Appended::All,
             Auth::Sealed(_) | Auth::Signed(_) => Appended::Extra,
         },
-        packs: Vec::new(),
+        packs: layout.packs.clone(),
         modules,
-        aliases: kernel.map_or_else(Vec::new, |kernel| aliases(kernel, chosen)),
+        aliases: aliases(kernel, chosen)?,
         inits: request.inits.clone(),
         device_timeout_ms: request.device_timeout_ms,
         on_failure: request.on_failure,
@@ -102,27 +104,41 @@ pub(crate) fn file_name(chosen: &Chosen<'_>) -> String {
     format!("{}.ko", chosen.module.name)
 }
 
-/// The aliases by which devices ask for the chosen drivers, sorted by pattern.
-fn aliases(kernel: &KernelModules, chosen: &[Chosen<'_>]) -> Vec<Alias> {
+/// The aliases by which devices ask for the chosen drivers.
+fn aliases(kernel: Option<&KernelModules>, chosen: &[Chosen<'_>]) -> Result<AliasTable> {
     let drivers: BTreeMap<&str, u16> = (0..)
         .zip(chosen)
         .filter(|(_, chosen)| matches!(chosen.role, Role::Disk | Role::Bus))
         .map(|(number, chosen)| (chosen.module.name.as_str(), number))
         .collect();
-    let mut aliases: Vec<Alias> = kernel
-        .aliases
-        .iter()
-        .filter(|(pattern, _)| catalogue::storage_alias(pattern))
-        .filter(|(_, module)| !kernel.index.is_blacklisted(module))
+    let target = |module: &str| drivers.get(module).copied();
+    table(
+        kernel.into_iter().flat_map(KernelModules::storage_aliases),
+        target,
+    )
+}
+
+/// A table of those aliases whose module has a number.
+pub(crate) fn table<'k>(
+    aliases: impl IntoIterator<Item = (&'k str, &'k str)>,
+    mut target: impl FnMut(&str) -> Option<u16>,
+) -> Result<AliasTable> {
+    let mut aliases: Vec<Alias> = aliases
+        .into_iter()
         .filter_map(|(pattern, module)| {
-            let module = *drivers.get(module.as_str())?;
             Some(Alias {
-                pattern: pattern.clone(),
-                module,
+                module: target(module)?,
+                pattern: pattern.to_owned(),
             })
         })
         .collect();
     aliases.sort();
     aliases.dedup();
-    aliases
+    AliasTable::build(&aliases).map_err(|source| {
+        Error::new(
+            ErrorKind::Modules,
+            "the kernel's aliases cannot be compiled",
+        )
+        .source(source)
+    })
 }

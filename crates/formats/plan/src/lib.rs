@@ -11,7 +11,8 @@
 //! (u16, [`VERSION`]), two reserved bytes that are zero, total length (u32, bytes, header and
 //! checksum included). Then the fields in the order of [`BootPlan`]: strings
 //! and lists are a u16 count and that many bytes or items, enums a u8, GUIDs
-//! 16 bytes in RFC 4122 order. The last four bytes are the CRC-32 (IEEE) of all
+//! 16 bytes in RFC 4122 order, the alias table a u32 length and the bytes of an
+//! [`AliasTable`]. The last four bytes are the CRC-32 (IEEE) of all
 //! before them. A plan of another version, with bytes left over, with a value
 //! out of range or a dependency that does not stand before its user is refused:
 //! plan and `storage-init` are always shipped together.
@@ -62,7 +63,7 @@ pub const MAX_CERTIFICATES: usize = 8;
 pub const MAX_PCR: u8 = 23;
 
 /// The greatest size of an encoded plan, in bytes. The alias table of every
-/// storage driver of a distribution kernel takes about 100 KB.
+/// storage driver of a distribution kernel takes about 70 KB.
 pub const MAX_LEN: usize = 4 << 20;
 
 /// The whole plan.
@@ -89,8 +90,9 @@ pub struct BootPlan {
     pub packs: Vec<Pack>,
     /// The modules, each after the modules that it needs.
     pub modules: Vec<Module>,
-    /// Which module serves which device, sorted by pattern.
-    pub aliases: Vec<Alias>,
+    /// Which module serves which device; the targets are indices in
+    /// [`BootPlan::modules`].
+    pub aliases: AliasTable,
     /// The init to execute in the image; the first that exists.
     pub inits: Vec<String>,
     /// How long to wait for the image's device, in milliseconds.
@@ -331,7 +333,8 @@ impl Role {
 pub struct Alias {
     /// Shell pattern (`*`, `?`, `[...]`) over modalias strings.
     pub pattern: String,
-    /// Index in [`BootPlan::modules`].
+    /// Index of the module: in [`BootPlan::modules`], or in
+    /// [`Absent::modules`].
     pub module: u16,
 }
 
@@ -384,22 +387,10 @@ impl BootPlan {
         wire::decode(bytes)
     }
 
-    /// The modules that serve a device with this modalias, as indices.
-    pub fn modules_for<'a>(&'a self, modalias: &'a str) -> impl Iterator<Item = u16> + 'a {
-        // Patterns are sorted and begin with a bus name that a modalias has too,
-        // though not always with its colon (`acpi*:PNP0A03:*`): only those of
-        // the device's bus can match.
-        let bus = modalias.split(':').next().unwrap_or(modalias);
-        let start = self
-            .aliases
-            .partition_point(|alias| alias.pattern.as_str() < bus);
-        self.aliases
-            .get(start..)
-            .unwrap_or(&[])
-            .iter()
-            .take_while(move |alias| alias.pattern.starts_with(bus))
-            .filter(move |alias| glob_match(alias.pattern.as_bytes(), modalias.as_bytes()))
-            .map(|alias| alias.module)
+    /// The modules that serve a device with this modalias, as indices; one that
+    /// several aliases name comes as often.
+    pub fn modules_for(&self, modalias: &str) -> impl Iterator<Item = u16> + use<> {
+        self.aliases.matches(modalias).into_iter()
     }
 }
 

@@ -71,7 +71,7 @@ fn sample() -> BootPlan {
                 required: true,
             },
         ],
-        aliases: vec![
+        aliases: AliasTable::build(&[
             Alias {
                 pattern: "acpi*:PNP0A03:*".into(),
                 module: 0,
@@ -84,7 +84,8 @@ fn sample() -> BootPlan {
                 pattern: "virtio:d00000002v*".into(),
                 module: 1,
             },
-        ],
+        ])
+        .unwrap(),
         inits: vec!["/init".into()],
         device_timeout_ms: 90_000,
         on_failure: OnFailure::PowerOff,

@@ -8,9 +8,9 @@ use iofs_source::crc32;
 use uuid::Uuid;
 
 use crate::{
-    Alias, Appended, Auth, BootPlan, Candidate, Expect, MAX_CERTIFICATES, MAX_LEN, MAX_PACK,
-    MAX_PCR, Measure, Module, OnCorruption, OnFailure, Pack, Packed, Role, RootHash, Selector,
-    Signed, VERSION,
+    AliasError, AliasTable, Appended, Auth, BootPlan, Candidate, Expect, MAX_CERTIFICATES, MAX_LEN,
+    MAX_PACK, MAX_PCR, Measure, Module, OnCorruption, OnFailure, Pack, Packed, Role, RootHash,
+    Selector, Signed, VERSION,
 };
 
 const MAGIC: &[u8; 8] = b"IOFSPLAN";
@@ -144,25 +144,18 @@ pub(crate) fn encode(plan: &BootPlan) -> Result<Vec<u8>, PlanError> {
         }
     }
     out.list("modules", &plan.modules, Writer::module)?;
-    let sorted = plan
-        .aliases
-        .windows(2)
-        .all(|pair| pair[0].pattern <= pair[1].pattern);
-    let known = plan
-        .aliases
-        .iter()
-        .all(|alias| usize::from(alias.module) < plan.modules.len());
-    if !sorted || !known {
+    let table = plan.aliases.to_bytes();
+    if AliasTable::from_bytes(table, plan.modules.len()).is_err() {
         return Err(PlanError::Value {
             field: "alias table",
             at: 0,
         });
     }
-    out.list("aliases", &plan.aliases, |out, alias| {
-        out.string("alias", &alias.pattern)?;
-        out.u16(alias.module);
-        Ok(())
+    let len = u32::try_from(table.len()).map_err(|_| PlanError::TooLong {
+        field: "alias table",
     })?;
+    out.u32(len);
+    out.0.extend_from_slice(table);
     out.list("inits", &plan.inits, |out, init| out.string("init", init))?;
     out.u32(plan.device_timeout_ms);
     out.u8(match plan.on_failure {
@@ -528,18 +521,16 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn aliases(&mut self, modules: usize) -> Vec<Alias> {
+    fn aliases(&mut self, modules: usize) -> AliasTable {
+        let len = self.u32() as usize;
         let start = self.at;
-        let aliases = self.list(|input, _| {
-            let pattern = input.string("alias");
-            let at = input.at;
-            let module = input.u16();
-            input.check(usize::from(module) < modules, "alias's module", at);
-            Alias { pattern, module }
-        });
-        let sorted = aliases.is_sorted_by(|a, b| a.pattern <= b.pattern);
-        self.check(sorted, "alias table's order", start);
-        aliases
+        let table = AliasTable::from_bytes(self.take(len), modules);
+        let at = match table {
+            Err(AliasError::Damaged { at }) => start.saturating_add(at),
+            _ => start,
+        };
+        self.check(table.is_ok(), "alias table", at);
+        table.unwrap_or_default()
     }
 
     fn candidate(&mut self) -> Candidate {

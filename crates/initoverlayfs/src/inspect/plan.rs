@@ -1,7 +1,7 @@
 //! Boot plans.
 
 use builder::TrustedCertificate;
-use iofs_plan::{Auth, BootPlan, MAX_LEN, OnCorruption, Role, VERSION};
+use iofs_plan::{Auth, BootPlan, MAX_LEN, OnCorruption, VERSION};
 
 use super::node::{Fact, Node};
 use super::{Described, View};
@@ -70,27 +70,18 @@ pub(super) fn node(plan: &BootPlan, size: usize, list: bool) -> Node {
                 true => String::new(),
                 false => format!(", needs {}", needs.join(" ")),
             };
-            format!("{} ({}){needs}", module.name, role(module.role))
+            format!("{} ({}){needs}", module.name, module.role.name())
         });
         let aliases = plan
             .aliases
-            .iter()
+            .aliases()
+            .into_iter()
             .map(|alias| format!("{} {}", alias.pattern, name(alias.module)));
         node = node
             .fact("load_order", modules.collect::<Vec<_>>())
             .fact("alias_table", aliases.collect::<Vec<_>>());
     }
     node
-}
-
-fn role(role: Role) -> &'static str {
-    match role {
-        Role::Dependency => "dependency",
-        Role::Disk => "disk",
-        Role::Image => "image",
-        Role::Mapping => "mapping",
-        Role::Bus => "bus",
-    }
 }
 
 /// Whom the plan trusts.
