@@ -24,7 +24,15 @@ impl Device {
     /// # Errors
     /// The kernel's; ENXIO or ENOMEDIUM for a drive without a medium.
     pub fn open(path: &str) -> Result<Self> {
-        let fd = file::open(path, OFlags::RDONLY)?;
+        Self::from_fd(file::open(path, OFlags::RDONLY)?, path)
+    }
+
+    /// What is open as `fd`, a device or a file that stands for one; `path` is
+    /// for messages.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn from_fd(fd: OwnedFd, path: &str) -> Result<Self> {
         // Works for devices and files alike, unlike BLKGETSIZE64.
         let size = rustix::fs::seek(&fd, SeekFrom::End(0))
             .map_err(|errno| Error::new("measuring", path, errno))?;

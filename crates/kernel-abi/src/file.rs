@@ -75,6 +75,18 @@ fn read_open(file: &OwnedFd, path: &str, limit: usize) -> Result<Vec<u8>> {
 /// # Errors
 /// The kernel's, EFBIG for a file that is larger.
 pub fn read_inside(root: &str, path: &str, limit: usize) -> Result<Option<Vec<u8>>> {
+    match open_file_inside(root, path)? {
+        Some(file) => read_open(&file, path, limit).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Opens a regular file below the folder `root` for reading, as [`read_inside`]
+/// does. `None` if there is no such file.
+///
+/// # Errors
+/// The kernel's, EINVAL for what is no regular file.
+pub fn open_file_inside(root: &str, path: &str) -> Result<Option<OwnedFd>> {
     let Some(file) = open_inside(root, path, OFlags::RDONLY | OFlags::NONBLOCK)? else {
         return Ok(None);
     };
@@ -82,7 +94,7 @@ pub fn read_inside(root: &str, path: &str, limit: usize) -> Result<Option<Vec<u8
     if kind != Ok(FileType::RegularFile) {
         return Err(Error::new("reading", path, Errno::INVAL));
     }
-    read_open(&file, path, limit).map(Some)
+    Ok(Some(file))
 }
 
 /// Whether there is anything at `path` below the folder `root`; links are

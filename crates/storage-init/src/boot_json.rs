@@ -99,7 +99,7 @@ pub fn render(
         auth = Quoted(auth),
         root_hash = root_hash,
         candidate = Quoted(&found.candidate.name),
-        partition = Quoted(found.device.path()),
+        partition = Quoted(&format!("/dev/{}", found.part.name)),
         partuuid = found.part.entry.part_guid,
         file = file,
         extents = extents,

@@ -19,6 +19,9 @@ use iofs_source::{FileMap, Limited, Mapped, ReadAt, Window};
 use kernel_abi::block::Device;
 
 use crate::disks::{Inventory, Part, open_partition};
+use crate::kernel_mount;
+use crate::log::Log;
+use crate::modules::Loader;
 use crate::paths::Paths;
 use crate::report::join;
 use crate::trust::{ARCH, Proof, Trust};
@@ -43,7 +46,8 @@ pub struct Found {
     pub candidate: Candidate,
     /// The partition that it is on.
     pub part: Part,
-    /// That partition, open.
+    /// That partition, open; or the image's file, where only the kernel knows
+    /// where that lies.
     pub device: Device,
     /// Where on the partition it lies.
     pub place: Place,
@@ -102,6 +106,8 @@ pub struct Examiner<'a> {
     pub trust: &'a Trust,
     /// Where the kernel shows itself.
     pub paths: &'a Paths,
+    /// The file systems that the kernel may mount to find a file.
+    pub kernel_mounts: &'a [String],
     /// What [`Found::attempt`] is to be.
     pub attempt: u32,
 }
@@ -111,11 +117,27 @@ impl Examiner<'_> {
     ///
     /// # Errors
     /// Why it is not the image, as a sentence without the partition's name.
-    pub fn examine(&self, candidate: &Candidate, part: &Part) -> Result<Found, String> {
-        let device = open_partition(part, self.paths)?;
+    pub fn examine(
+        &self,
+        candidate: &Candidate,
+        part: &Part,
+        modules: &mut Loader<'_>,
+        log: &mut Log,
+    ) -> Result<Found, String> {
+        let mut device = open_partition(part, self.paths)?;
         let (place, (proof, Expect { uuid, size })) = match &candidate.file {
             Some(path) => {
-                let map = locate(&device, path)?;
+                let map = match (locate(&device, path), kernel_mount::kind(&device)) {
+                    (Err(Unread::NoVolume(_)), Some(kind)) => {
+                        let allowed = self.kernel_mounts;
+                        let (file, map) =
+                            kernel_mount::locate(device, kind, path, allowed, modules, log)?;
+                        device = file;
+                        map
+                    }
+                    (Ok(map), _) => map,
+                    (Err(Unread::NoVolume(why) | Unread::NoFile(why)), _) => return Err(why),
+                };
                 map.check(device.size(), part.block_size.into())
                     .map_err(|error| format!("{path}: {error}"))?;
                 let result = self.whole(&Mapped::new(&device, &map), candidate.expect, path)?;
@@ -263,17 +285,26 @@ fn has_table(device: &Device) -> bool {
         .any(|&at| device.read_at(at, &mut magic).is_ok() && &magic == b"EFI PART")
 }
 
+/// Why a file was not found.
+enum Unread {
+    /// The partition has no such file system.
+    NoVolume(String),
+    /// It has one, and the file is not on it or cannot be used.
+    NoFile(String),
+}
+
 /// Finds a file on a FAT or ext4 partition.
-fn locate(device: &Device, path: &str) -> Result<FileMap, String> {
+fn locate(device: &Device, path: &str) -> Result<FileMap, Unread> {
     let limited = Limited::new(device, METADATA_LIMIT);
     if is_ext4(device) {
         Ext4::open(&limited)
             .and_then(|volume| volume.locate(path))
-            .map_err(|error| format!("ext4: {error}"))
+            .map_err(|error| Unread::NoFile(format!("ext4: {error}")))
     } else {
         Fat::open(&limited)
-            .and_then(|volume| volume.locate(path))
-            .map_err(|error| format!("FAT: {error}"))
+            .map_err(|error| Unread::NoVolume(format!("FAT: {error}")))?
+            .locate(path)
+            .map_err(|error| Unread::NoFile(format!("FAT: {error}")))
     }
 }
 

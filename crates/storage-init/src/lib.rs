@@ -18,6 +18,7 @@ pub mod disks;
 pub mod firmware;
 pub mod handover;
 pub mod image;
+pub mod kernel_mount;
 pub mod log;
 pub mod measure;
 pub mod modules;

@@ -220,9 +220,10 @@ impl<'a> Search<'a> {
                     inventory: &self.inventory,
                     trust: self.trust,
                     paths: self.paths,
+                    kernel_mounts: &settings.plan.kernel_mounts,
                     attempt: self.attempts,
                 };
-                match examiner.examine(candidate, &part) {
+                match examiner.examine(candidate, &part, modules, log) {
                     Ok(found) => return Some(found),
                     Err(why) => self.miss(candidate, part, why, log),
                 }
