@@ -81,6 +81,9 @@ pub struct MiniSummary {
     pub modules: Vec<ModuleSummary>,
     /// The packs in which those lie that not every boot needs.
     pub packs: Vec<PackSummary>,
+    /// Size of the compressed list of this kernel's storage drivers that are not
+    /// in it, for the report of a failed boot.
+    pub absent_bytes: u64,
     /// Number of device aliases in the plan.
     pub aliases: u64,
     /// The kernel release that the modules are for.

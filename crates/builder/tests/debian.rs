@@ -60,12 +60,13 @@ fn show(name: &str, built: &BuiltMini) {
     let summary = &built.summary;
     let ms: u64 = summary.times.iter().map(|time| time.ms).sum();
     println!(
-        "{name}: {} bytes of {}, {} modules, {} aliases, plan {} bytes, {ms} ms: {:?}",
+        "{name}: {} bytes of {}, {} modules, {} aliases, plan {} bytes, absent {} bytes, {ms} ms: {:?}",
         summary.bytes,
         summary.raw_bytes,
         summary.modules.len(),
         summary.aliases,
         summary.plan_bytes,
+        summary.absent_bytes,
         summary.times
     );
 }

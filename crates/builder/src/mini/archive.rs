@@ -33,6 +33,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) layout: &'a Layout,
     /// The bytes of each of the layout's packs.
     pub(crate) frames: &'a [Vec<u8>],
+    /// The compressed list of absent drivers.
+    pub(crate) absent: Option<&'a [u8]>,
 }
 
 /// What was written.
@@ -102,6 +104,9 @@ fn base(writer: &mut Writer, parts: &Parts<'_>) -> std::result::Result<(), Write
     })?;
     writer.append(&NewEntry::file("init", 0o755, parts.init))?;
     writer.append(&NewEntry::file(inside(iofs_plan::PATH), 0o644, parts.plan))?;
+    if let Some(absent) = parts.absent {
+        writer.append(&NewEntry::file(inside(iofs_plan::ABSENT), 0o644, absent))?;
+    }
     for (number, (chosen, bytes)) in parts.chosen.iter().zip(parts.modules).enumerate() {
         if parts.layout.place(number).is_none() {
             let folder = inside(iofs_plan::MODULES_DIR);

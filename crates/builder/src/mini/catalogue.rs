@@ -213,6 +213,19 @@ pub(crate) fn drives_storage(path: &str, name: &str) -> bool {
     })
 }
 
+/// Whether a module's path lies in a folder of storage drivers, also of those
+/// that are left out.
+pub(crate) fn in_storage_folder(path: &str) -> bool {
+    let Some(at) = path.find("drivers/") else {
+        return false;
+    };
+    let path = path.get(at..).unwrap_or("");
+    let folders = RULES.iter().filter(|rule| rule.only.is_empty());
+    folders
+        .into_iter()
+        .any(|rule| path.starts_with(rule.folder))
+}
+
 /// Whether an alias is one by which storage announces itself.
 pub(crate) fn storage_alias(pattern: &str) -> bool {
     BUSES.iter().any(|bus| {

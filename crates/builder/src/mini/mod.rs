@@ -1,5 +1,6 @@
 //! The mini-initramfs.
 
+mod absent;
 mod archive;
 mod catalogue;
 pub(crate) mod host;

@@ -1,5 +1,6 @@
 //! Makes a mini-initramfs: chooses and reads the modules, has them packed.
 
+use super::absent;
 use super::archive;
 use super::index::KernelModules;
 use super::packs::Layout;
@@ -63,6 +64,10 @@ pub(crate) fn build(request: &MiniRequest, progress: &dyn Progress) -> Result<Bu
     let frames = clock.step(Step::PackModules, None, || {
         layout.compress(&modules, request.compression)
     })?;
+    let absent = match &kernel {
+        None => None,
+        Some(kernel) => absent::compile(kernel, &chosen)?,
+    };
     let written = clock.step(Step::WriteMini, None, || {
         let parts = archive::Parts {
             init: &init,
@@ -71,6 +76,7 @@ pub(crate) fn build(request: &MiniRequest, progress: &dyn Progress) -> Result<Bu
             modules: &modules,
             layout: &layout,
             frames: &frames,
+            absent: absent.as_deref(),
         };
         archive::write(request, &parts)
     })?;
@@ -89,6 +95,7 @@ pub(crate) fn build(request: &MiniRequest, progress: &dyn Progress) -> Result<Bu
             module_bytes: modules.iter().map(|module| module.len() as u64).sum(),
             modules: summarize(&chosen, &modules, &layout),
             packs: summarize_packs(&layout, &frames),
+            absent_bytes: absent.map_or(0, |absent| absent.len() as u64),
             aliases: plan.aliases.len() as u64,
             kernel_release: request.kernel.release.clone(),
             warnings,

@@ -344,3 +344,99 @@ pub(crate) fn parameters(level: Option<i32>) -> Vec<CParameter> {
     }
     all
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use iofs_kmod::Module;
+
+    fn module(path: &str) -> Module {
+        Module {
+            name: iofs_kmod::module_name(path),
+            path: format!("kernel/{path}"),
+            needs: Vec::new(),
+        }
+    }
+
+    /// What is packed, as `pack: module module`.
+    fn packs(modules: &[(&str, Role, &[u16])], sizes: &[usize]) -> Vec<String> {
+        let files: Vec<Module> = modules.iter().map(|(path, ..)| module(path)).collect();
+        let chosen: Vec<Chosen<'_>> = modules
+            .iter()
+            .zip(&files)
+            .map(|(&(_, role, needs), module)| Chosen {
+                module,
+                role,
+                reason: String::new(),
+                required: true,
+                needs: needs.to_vec(),
+            })
+            .collect();
+        let name = |&member: &usize| files[member].name.as_str();
+        group(&chosen, sizes)
+            .iter()
+            .map(|group| {
+                let members: Vec<&str> = group.members.iter().map(name).collect();
+                format!("{}: {}", group.name, members.join(" "))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn what_every_boot_needs_is_in_no_pack() {
+        let modules: &[(&str, Role, &[u16])] = &[
+            ("lib/crc.ko", Role::Dependency, &[]),
+            ("drivers/scsi/scsi_mod.ko", Role::Dependency, &[]),
+            ("drivers/scsi/sd_mod.ko", Role::Disk, &[1]),
+            ("fs/erofs/erofs.ko", Role::Image, &[0]),
+            ("drivers/block/loop.ko", Role::Mapping, &[]),
+            ("drivers/ata/libata.ko", Role::Dependency, &[1]),
+            ("drivers/ata/ahci.ko", Role::Bus, &[5]),
+        ];
+        assert_eq!(packs(modules, &[1; 7]), ["ahci: libata ahci"]);
+    }
+
+    #[test]
+    fn a_dependency_goes_with_the_first_that_needs_it() {
+        let modules: &[(&str, Role, &[u16])] = &[
+            ("lib/itu.ko", Role::Dependency, &[]),
+            ("drivers/firewire/core.ko", Role::Dependency, &[0]),
+            ("drivers/firewire/ohci.ko", Role::Bus, &[1]),
+            ("drivers/nvme/host/fabrics.ko", Role::Dependency, &[]),
+            ("drivers/nvme/target/nvmet.ko", Role::Dependency, &[3]),
+            ("drivers/scsi/lpfc/lpfc.ko", Role::Bus, &[4]),
+            ("drivers/nvme/host/other.ko", Role::Bus, &[3]),
+        ];
+        assert_eq!(
+            packs(modules, &[1; 7]),
+            [
+                "firewire: itu core ohci",
+                "lpfc: fabrics nvmet lpfc",
+                "other: other"
+            ]
+        );
+    }
+
+    #[test]
+    fn rare_drivers_fill_packs_in_order() {
+        let modules: &[(&str, Role, &[u16])] = &[
+            ("drivers/scsi/a.ko", Role::Bus, &[]),
+            ("drivers/scsi/lib.ko", Role::Dependency, &[]),
+            ("drivers/scsi/b.ko", Role::Bus, &[1]),
+            ("drivers/scsi/large.ko", Role::Bus, &[]),
+            ("drivers/scsi/c.ko", Role::Bus, &[]),
+            ("drivers/ata/pata_x.ko", Role::Bus, &[]),
+        ];
+        let third = MAX_RARE / 3;
+        let sizes = [third, third, third, 5 * third, third, 7];
+        assert_eq!(
+            packs(modules, &sizes),
+            [
+                "ata: pata_x",
+                "scsi-1: a lib b",
+                "scsi-2: large",
+                "scsi-3: c"
+            ]
+        );
+    }
+}

@@ -209,7 +209,7 @@ fn generic(kernel: &KernelModules, warnings: &mut Vec<String>) -> Vec<Root> {
 
 /// A module's path under `kernel/`, whatever its folder is called otherwise
 /// (`updates/`, `extra/` keep the source's folders below or none).
-fn drives_storage(module: &Module) -> bool {
+pub(crate) fn drives_storage(module: &Module) -> bool {
     let path = match module.path.find("drivers/") {
         Some(at) => module.path.get(at..).unwrap_or(""),
         None => return false,
