@@ -12,6 +12,8 @@ mod boots;
 mod buses;
 #[path = "qemu/ground.rs"]
 mod ground;
+#[path = "qemu/handover.rs"]
+mod handover;
 #[path = "qemu/interop.rs"]
 mod interop;
 #[path = "qemu/kernels.rs"]
@@ -67,6 +69,7 @@ const TESTS: &[&[Test]] = &[
     kernels::TESTS,
     program::TESTS,
     trust::TESTS,
+    handover::TESTS,
     interop::TESTS,
     roots::TESTS,
     twins::TESTS,
