@@ -25,6 +25,8 @@ mod ground;
 mod handover;
 #[path = "uml/hotplug.rs"]
 mod hotplug;
+#[path = "uml/names.rs"]
+mod names;
 #[path = "uml/places.rs"]
 mod places;
 #[path = "uml/refused.rs"]
@@ -61,6 +63,7 @@ const TESTS: &[&[Test]] = &[
     ground::TESTS,
     places::TESTS,
     hotplug::TESTS,
+    names::TESTS,
     handover::TESTS,
     appended::TESTS,
     faults::TESTS,

@@ -14,7 +14,7 @@
 //! | `link=PATH` | reports a link's target |
 //! | `sum=PATH` | reports length and FNV-1a 64 of a file's or device's bytes |
 //! | `load=PATH` | loads a kernel module |
-//! | `mount=FSTYPE,SOURCE,TARGET,ro\|rw` | mounts |
+//! | `mount=FSTYPE,SOURCE,TARGET,ro\|rw[,OPTION]` | mounts |
 //! | `umount=TARGET` | unmounts, which fails while it is in use |
 //! | `write=PATH` | makes a file with the text `written by testinit` |
 //! | `memory` | reports what file systems in memory hold, and how much of it can be seen |
@@ -219,14 +219,17 @@ fn fnv1a(bytes: &[u8]) -> u64 {
 
 fn mount_at(value: &str) -> Outcome {
     let words: Vec<&str> = value.split(',').collect();
-    let &[fstype, source, target, access] = words.as_slice() else {
-        return Err("it takes FSTYPE,SOURCE,TARGET,ro|rw".into());
+    let (&[fstype, source, target, access] | &[fstype, source, target, access, _]) =
+        words.as_slice()
+    else {
+        return Err("it takes FSTYPE,SOURCE,TARGET,ro|rw[,OPTION]".into());
     };
+    let option = words.get(4).copied().unwrap_or("");
     let flags = match access {
         "ro" => mount::Flags::RDONLY,
         _ => mount::Flags::empty(),
     };
-    mount::mount(source, target, fstype, flags, "").map_err(text)
+    mount::mount(source, target, fstype, flags, option).map_err(text)
 }
 
 /// Loop devices that are attached and mapped devices, by their kernel names.

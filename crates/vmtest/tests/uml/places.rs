@@ -31,6 +31,9 @@ pub(crate) const TESTS: &[Test] = &[
     Test::new("file_on_ext4_with_block_maps", |ground| {
         file_of_any_shape(ground, volumes::ext4_block_maps)
     }),
+    Test::new("file_on_ext3", |ground| {
+        file_of_any_shape(ground, volumes::ext3)
+    }),
     Test::new("file_on_ext4_with_a_dirty_journal", |ground| {
         whole_file(ground, volumes::ext4_dirty)
     }),
@@ -38,6 +41,12 @@ pub(crate) const TESTS: &[Test] = &[
         file_in_pieces(ground, volumes::ext4_fragmented)
     }),
     Test::new("file_in_a_folder_of_long_names", long_names),
+    Test::new("file_in_pieces_beyond_the_basic_plane_on_fat12", |ground| {
+        far_name(ground, 12)
+    }),
+    Test::new("file_in_pieces_beyond_the_basic_plane_on_fat16", |ground| {
+        far_name(ground, 16)
+    }),
     Test::new("second_candidate_when_the_first_is_absent", fallback),
     Test::new(
         "second_candidate_when_the_first_is_damaged",
@@ -141,6 +150,22 @@ fn long_names(ground: &Ground) -> Result<(), Failed> {
         volumes::small_fat(volume, image, 16, to);
     });
     boot.words("testinit.sum=/data").succeeds().data_is_intact();
+    Ok(())
+}
+
+/// A long name with a surrogate pair, and a file in pieces.
+fn far_name(ground: &Ground, bits: u8) -> Result<(), Failed> {
+    let mut candidate = on_esp();
+    candidate.file = Some("/boot/\u{1f600} tiếng việt, größer als 8.3.IMG".to_owned());
+    let mut boot = Boot::new(ground, &[candidate]);
+    boot.esp(|volume, image| {
+        let to = "BOOT/QQ tiếng việt, größer als 8.3.img";
+        volumes::small_fat_fragmented(volume, image, bits, to);
+        volumes::smile(volume);
+    });
+    let seen = boot.words("testinit.sum=/data").succeeds();
+    seen.data_is_intact();
+    seen.expects("[stage image] /dev/dm-0 (dm-linear over /dev/loop0)");
     Ok(())
 }
 

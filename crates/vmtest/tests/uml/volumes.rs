@@ -33,6 +33,30 @@ pub(crate) fn fat32_fragmented(volume: &Path, image: &Path) {
 
 /// FAT12 or FAT16, the image under the name `to`.
 pub(crate) fn small_fat(volume: &Path, image: &Path, bits: u8, to: &str) {
+    empty_fat(volume, bits);
+    put_in_folder(volume, image, to);
+}
+
+/// The same, the image in many pieces.
+pub(crate) fn small_fat_fragmented(volume: &Path, image: &Path, bits: u8, to: &str) {
+    empty_fat(volume, bits);
+    let filler = volume.with_extension("filler");
+    fs::write(&filler, noise(50_000, 4)).unwrap();
+    let filler = filler.to_str().unwrap();
+    let names: Vec<String> = (0..40).map(|index| format!("::/FILL{index}")).collect();
+    for name in &names {
+        mtool(volume, "mcopy", &[filler, name]);
+    }
+    for name in names.iter().step_by(2) {
+        mtool(volume, "mdel", &[name]);
+    }
+    put_in_folder(volume, image, to);
+    let pieces = mtool(volume, "mshowfat", &[&format!("::/{to}")]);
+    assert!(pieces.matches('<').count() > 10, "{pieces}");
+}
+
+/// A FAT12 or FAT16 volume.
+pub(crate) fn empty_fat(volume: &Path, bits: u8) {
     let size: u64 = if bits == 12 { 8 << 20 } else { 32 << 20 };
     let file = fs::File::create(volume).unwrap();
     file.set_len(size).unwrap();
@@ -40,16 +64,38 @@ pub(crate) fn small_fat(volume: &Path, image: &Path, bits: u8, to: &str) {
     run(Command::new("mkfs.vfat")
         .args(["-F", &bits.to_string(), "-s", "8"])
         .arg(volume));
+}
+
+fn put_in_folder(volume: &Path, file: &Path, to: &str) {
     let mut folder = String::from("::");
     for part in to.split('/').collect::<Vec<_>>().split_last().unwrap().1 {
         folder = format!("{folder}/{part}");
         mtool(volume, "mmd", &[&folder]);
     }
-    mtool(
-        volume,
-        "mcopy",
-        &[image.to_str().unwrap(), &format!("::/{to}")],
-    );
+    let to = format!("::/{to}");
+    mtool(volume, "mcopy", &[file.to_str().unwrap(), &to]);
+}
+
+/// Puts a grinning face in the place of the letters `QQ` with which a long name
+/// on a FAT volume begins: mtools knows no characters beyond U+FFFF.
+pub(crate) fn smile(volume: &Path) {
+    let utf16 =
+        |text: &str| -> Vec<u8> { text.encode_utf16().flat_map(u16::to_le_bytes).collect() };
+    replace_once(volume, 1, &utf16("QQ"), &utf16("\u{1f600}"));
+}
+
+/// Replaces bytes of the only directory entry that has them at `at`.
+pub(crate) fn replace_once(volume: &Path, at: usize, from: &[u8], to: &[u8]) {
+    let mut bytes = fs::read(volume).unwrap();
+    let mut entries: Vec<&mut [u8]> = bytes
+        .chunks_exact_mut(32)
+        .filter(|entry| entry[at..].starts_with(from))
+        .collect();
+    let [entry] = entries.as_mut_slice() else {
+        panic!("{} entries have {from:?}", entries.len());
+    };
+    entry[at..at + to.len()].copy_from_slice(to);
+    fs::write(volume, bytes).unwrap();
 }
 
 /// Runs one of mtools on a volume, names in UTF-8.
@@ -115,6 +161,18 @@ pub(crate) fn ext4_block_maps(volume: &Path, image: &Path) {
     debugfs(volume, &format!("fallocate /{FILE_ON_VOLUME} 0 {last}"));
     let stat = debugfs(volume, &format!("stat /{FILE_ON_VOLUME}"));
     assert!(stat.contains("(IND)") && stat.contains("(0):"), "{stat}");
+}
+
+/// ext3: a journal, and block maps of blocks of 2 KiB.
+pub(crate) fn ext3(volume: &Path, image: &Path) {
+    ext4_with(volume, image, &["-t", "ext3", "-b", "2048"]);
+    let last = fs::metadata(image).unwrap().len().div_ceil(2048) - 1;
+    debugfs(volume, &format!("fallocate /{FILE_ON_VOLUME} 0 {last}"));
+    let header = run(Command::new("dumpe2fs").arg("-h").arg(volume));
+    assert!(
+        !header.contains("extent") && header.contains("has_journal"),
+        "{header}"
+    );
 }
 
 /// As a power cut leaves it: the image's name is in the journal only.
