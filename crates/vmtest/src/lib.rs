@@ -20,6 +20,7 @@ pub mod initramfs;
 pub mod kernels;
 pub mod matrix;
 pub mod mirror;
+pub mod mkosi;
 pub mod packages;
 pub mod set;
 pub mod stack;

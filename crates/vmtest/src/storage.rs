@@ -54,6 +54,9 @@ const PACKAGES: &[&str] = &[
     "xfsprogs",
 ];
 
+/// What serves a disk by iSCSI, in user space. Not on the root.
+const TARGET_PACKAGES: &[&str] = &["tgt"];
+
 /// dracut's modules beyond those that it takes by itself.
 const DRACUT_MODULES: &str = "crypt lvm mdraid btrfs tpm2-tss fido2 iscsi";
 
@@ -139,7 +142,14 @@ impl Storage {
         // The name of that guest's entry has the hash of its recipe.
         let base = guest.tree();
         let base = base.as_os_str().as_encoded_bytes();
-        let lists = [PACKAGES, LEFT_OUT, MODULES_LEFT_OUT, MASKED].map(|list| list.join(","));
+        let lists = [
+            PACKAGES,
+            TARGET_PACKAGES,
+            LEFT_OUT,
+            MODULES_LEFT_OUT,
+            MASKED,
+        ];
+        let lists = lists.map(|list| list.join(","));
         let mut recipe = vec![RECIPE_VERSION, base, DRACUT_MODULES.as_bytes()];
         recipe.extend(lists.iter().map(String::as_bytes));
         recipe.extend(FILES.iter().map(|(_, text, _)| text.as_bytes()));
@@ -185,7 +195,7 @@ fn make(dir: &Path, guest: &Guest, progress: &mut dyn FnMut(&str)) -> Result<(),
             .args([guest.tree(), tree.clone()]),
         &log,
     )?;
-    install(&tree, &log)?;
+    install(&tree, PACKAGES, &log)?;
     for (name, text, mode) in FILES {
         write(&tree.join(name), text, *mode)?;
     }
@@ -214,18 +224,19 @@ fn make(dir: &Path, guest: &Guest, progress: &mut dyn FnMut(&str)) -> Result<(),
     generate(&tree, &mkinitramfs, &to, &log)?;
 
     progress("Debian 13: root file system for every root");
-    make_root(dir, &tree, release, &log)
+    make_root(dir, &tree, release, &log)?;
+    install(&tree, TARGET_PACKAGES, &log)
 }
 
-/// Installs [`PACKAGES`]. Nothing is started, and no initramfs is made.
-fn install(tree: &Path, log: &Path) -> Result<(), Error> {
+/// Installs packages. Nothing is started, and no initramfs is made.
+fn install(tree: &Path, packages: &[&str], log: &Path) -> Result<(), Error> {
     let policy = tree.join("usr/sbin/policy-rc.d");
     write(&policy, "#!/bin/sh\nexit 101\n", 0o755)?;
     let inside = Chroot::new(tree).env("DEBIAN_FRONTEND", "noninteractive");
     command::run_logged(&mut inside.command(&["apt-get", "--quiet", "update"]), log)?;
     let mut words = vec!["apt-get", "--quiet", "--yes", "--no-install-recommends"];
     words.push("install");
-    words.extend(PACKAGES);
+    words.extend(packages);
     command::run_logged(&mut inside.command(&words), log)?;
     command::run_logged(&mut inside.command(&["apt-get", "clean"]), log)?;
     remove(&tree.join("var/lib/apt/lists"))?;

@@ -18,10 +18,14 @@ mod handover;
 mod interop;
 #[path = "qemu/kernels.rs"]
 mod kernels;
+#[path = "qemu/net_roots.rs"]
+mod net_roots;
 #[path = "qemu/program.rs"]
 mod program;
 #[path = "qemu/roots.rs"]
 mod roots;
+#[path = "qemu/sealed_roots.rs"]
+mod sealed_roots;
 #[path = "qemu/support.rs"]
 mod support;
 #[path = "qemu/trust.rs"]
@@ -72,6 +76,8 @@ const TESTS: &[&[Test]] = &[
     handover::TESTS,
     interop::TESTS,
     roots::TESTS,
+    sealed_roots::TESTS,
+    net_roots::TESTS,
     twins::TESTS,
 ];
 

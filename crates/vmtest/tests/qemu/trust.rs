@@ -387,7 +387,7 @@ pub(crate) fn with_image(set: &Set, to: &str, from: Option<&Path>) -> Result<Vec
 }
 
 /// The key that the firmware trusts, without its passphrase.
-fn snakeoil(ground: &Ground) -> Result<Key, Failed> {
+pub(crate) fn snakeoil(ground: &Ground) -> Result<Key, Failed> {
     let found = Snakeoil::find()?;
     let key = ground.dir().join("snakeoil.key");
     command::output(
