@@ -194,15 +194,20 @@ pub fn recompress(modules: &Path, how: Compression, root: &Path) -> Result<(), E
         }
     }
     each_module(&to, ".ko.xz", &["xz", "--decompress"])?;
-    match how {
-        Compression::None => {}
-        Compression::Gzip => each_module(&to, ".ko", &["gzip", "-1"])?,
-        Compression::Zstd => each_module(&to, ".ko", &["zstd", "--quiet", "--rm"])?,
-    }
     symlink("usr/lib", root.join("lib")).map_err(Error::io("making lib"))?;
     let mut depmod = Command::new("/usr/sbin/depmod");
     command::output(depmod.arg("-b").arg(root).arg(release))?;
-    Ok(())
+    // Debian's depmod is built without zlib and finds no `.ko.gz`: the paths in
+    // its list are those of the plain files, and changed with them.
+    let (program, end): (&[&str], &str) = match how {
+        Compression::None => return Ok(()),
+        Compression::Gzip => (&["gzip", "-1"], ".ko.gz"),
+        Compression::Zstd => (&["zstd", "--quiet", "--rm"], ".ko.zst"),
+    };
+    each_module(&to, ".ko", program)?;
+    let list = to.join("modules.dep");
+    let text = fs::read_to_string(&list).map_err(Error::io("reading modules.dep"))?;
+    fs::write(&list, text.replace(".ko", end)).map_err(Error::io("writing modules.dep"))
 }
 
 /// Runs a program, which replaces files, on all whose names end so.

@@ -101,7 +101,7 @@ fn compressed(ground: &Ground, test: &str, how: Compression) -> Result<(), Faile
     let dep = root.join(format!("usr/lib/modules/{release}/modules.dep"));
     let erofs = format!("kernel/fs/erofs/erofs{end}:");
     if !fs::read_to_string(dep)?.contains(&erofs) {
-        return Err(format!("depmod has not listed {erofs}").into());
+        return Err(format!("modules.dep has no {erofs}").into());
     }
     boots(ground, &subject, &[Bus::VirtioBlk, Bus::Nvme])?;
     fs::remove_dir_all(root)?;
