@@ -89,6 +89,11 @@ const STEPS: &[Step] = &[
     step("build with Debian 13's Rust", false, |_, _, log| {
         debian::build(log)
     }),
+    step(
+        "modprobe's answers for every kernel",
+        true,
+        |args, filter, log| machine_tests("kmod", args, filter, log),
+    ),
     step("user-mode-linux tests", true, |args, filter, log| {
         machine_tests("uml", args, filter, log)
     }),

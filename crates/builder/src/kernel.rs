@@ -53,7 +53,11 @@ pub(crate) fn modules_dir(sysroot: &Path, release: &str) -> Result<PathBuf> {
     MODULE_ROOTS
         .iter()
         .map(|root| sysroot.join(root).join(release))
-        .find(|folder| folder.join("modules.dep").is_file())
+        .find(|folder| {
+            // A kernel that has all built in may have no modules.dep.
+            let files = ["modules.dep", "modules.builtin"];
+            files.iter().any(|file| folder.join(file).is_file())
+        })
         .ok_or_else(|| {
             Error::new(
                 ErrorKind::Modules,

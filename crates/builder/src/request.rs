@@ -188,7 +188,8 @@ pub enum Compression {
 }
 
 /// Which storage drivers the mini-initramfs holds. EROFS, overlay and, where a
-/// candidate is a file, loop and dm-mod come with each but [`Modules::None`].
+/// candidate is a file, loop and dm-mod come with each but [`Modules::Builtin`]
+/// and [`Modules::None`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Modules {
     /// These, by name.
@@ -197,7 +198,10 @@ pub enum Modules {
     Host(HostDisks),
     /// Every storage bus.
     Generic,
-    /// No modules at all: all that is needed is built into the kernel.
+    /// No modules, since the kernel has everything built in; one that does not
+    /// is refused.
+    Builtin,
+    /// No modules, whatever the kernel has.
     None,
 }
 

@@ -53,6 +53,7 @@ kernel/drivers/net/e1000.ko:
 kernel/drivers/scsi/qla2xxx/qla2xxx.ko: kernel/drivers/scsi/scsi_mod.ko kernel/drivers/scsi/scsi_common.ko
 kernel/drivers/scsi/sr_mod.ko: kernel/drivers/scsi/scsi_mod.ko kernel/drivers/scsi/scsi_common.ko
 kernel/drivers/misc/odd.ko:
+kernel/fs/efivarfs/efivarfs.ko:
 kernel/drivers/pci/hotplug/shpchp.ko:
 kernel/drivers/scsi/scsi_debug.ko: kernel/drivers/scsi/scsi_mod.ko kernel/drivers/scsi/scsi_common.ko
 ";
@@ -231,6 +232,23 @@ fn an_image_in_a_partition_needs_no_mapping() {
     request.candidates[0].file = None;
     let built = build_mini(&request, &Silent).unwrap();
     assert!(!names(&built).contains(&"loop") && !names(&built).contains(&"dm_mod"));
+}
+
+#[test]
+fn the_firmwares_variables_where_a_partition_is_known_by_its_type() {
+    let kernel = FakeKernel::new();
+    let mut request = kernel.request(Modules::Drivers(vec!["virtio_blk".into()]));
+    let built = build_mini(&request, &Silent).unwrap();
+    assert!(!names(&built).contains(&"efivarfs"));
+    request.candidates[0].partition = Selector::TypeGuid(builder::Uuid::from_u128(1));
+    let built = build_mini(&request, &Silent).unwrap();
+    let (efivarfs, _) = module(&built.plan, "efivarfs");
+    // Nothing asks for it but PID 1 itself.
+    assert_eq!(efivarfs.role, Role::Dependency);
+    assert!(efivarfs.packed.is_some() && efivarfs.required);
+    assert_eq!(built.plan.packs[0].file, "efi.zst");
+    let reason = built.summary.modules.iter().find(|m| m.name == "efivarfs");
+    assert!(reason.unwrap().reason.contains("booted from"));
 }
 
 #[test]
@@ -555,6 +573,90 @@ fn modprobe_d_is_obeyed() {
         why.contains("etc/modprobe.d/local.conf") && why.contains("/bin/false"),
         "{why}"
     );
+}
+
+#[test]
+fn commands_in_the_place_of_loading_are_refused_or_keep_a_module_out() {
+    let kernel = FakeKernel::new();
+    // libata is needed by ahci alone.
+    kernel.modprobe_d("install libata /bin/true\nremove virtio_blk /bin/x\n");
+    let built = kernel.build(Modules::Generic);
+    assert!(!names(&built).contains(&"ahci"));
+    let warning = |words: [&str; 2]| {
+        let mut warnings = built.summary.warnings.iter();
+        assert!(
+            warnings.any(|warning| words.iter().all(|word| warning.contains(word))),
+            "{words:?}: {:#?}",
+            built.summary.warnings
+        );
+    };
+    warning(["ahci is left out", "local.conf line 1 keeps libata"]);
+    warning(["local.conf line 2", "virtio_blk"]);
+    // What another command would do cannot be known.
+    let line = "install libata /sbin/modprobe -i libata; /sbin/x\n";
+    kernel.modprobe_d(line);
+    let error = build_mini(&kernel.request(Modules::Generic), &Silent).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Modules);
+    let why = std::error::Error::source(&error).unwrap().to_string();
+    assert!(
+        why.contains("local.conf line 1") && why.contains("libata"),
+        "{why}"
+    );
+    // That of a module that is not taken along is none of ours.
+    kernel.modprobe_d("install e1000 /sbin/x\n");
+    kernel.build(Modules::Generic);
+}
+
+#[test]
+fn a_kernel_with_everything_built_in() {
+    let kernel = FakeKernel::new();
+    let modules = kernel.path().join("usr/lib/modules/6.0");
+    let builtin = |names: &[&str]| {
+        let lines: String = names
+            .iter()
+            .map(|name| format!("kernel/{name}.ko\n"))
+            .collect();
+        fs::write(modules.join("modules.builtin"), lines).unwrap();
+    };
+    builtin(&["fs/overlayfs/overlay", "drivers/md/dm-mod"]);
+    let mut request = kernel.request(Modules::Builtin);
+    request.auth = Auth::Sealed(builder::RootHash::from_bytes(&[7; 32]).unwrap());
+    let error = build_mini(&request, &Silent).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Modules);
+    assert_eq!(
+        error.to_string(),
+        "not built into this kernel: erofs, dm-verity, loop"
+    );
+    builtin(&[
+        "fs/overlayfs/overlay",
+        "drivers/md/dm-mod",
+        "drivers/md/dm-verity",
+        "fs/erofs/erofs",
+        "drivers/block/loop",
+    ]);
+    let built = build_mini(&request, &Silent).unwrap();
+    assert!(built.plan.modules.is_empty() && built.plan.packs.is_empty());
+    assert!(
+        built
+            .summary
+            .warnings
+            .iter()
+            .any(|w| w.contains("no storage driver"))
+    );
+    // Such a kernel may have no modules at all.
+    fs::remove_file(modules.join("modules.dep")).unwrap();
+    fs::write(
+        modules.join("modules.builtin"),
+        format!(
+            "{}kernel/drivers/nvme/host/nvme.ko\n",
+            fs::read_to_string(modules.join("modules.builtin")).unwrap()
+        ),
+    )
+    .unwrap();
+    let built = build_mini(&request, &Silent).unwrap();
+    assert_eq!(built.summary.warnings, [""; 0]);
+    fs::remove_file(modules.join("modules.builtin")).unwrap();
+    assert!(build_mini(&request, &Silent).is_err());
 }
 
 #[test]

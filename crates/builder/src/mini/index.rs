@@ -27,22 +27,32 @@ pub(crate) struct KernelModules {
     /// Every alias as modules.alias has it, with its module's name. [`Index`]
     /// keeps them with `_` for `-`, but devices announce themselves by `-`.
     pub(crate) aliases: Vec<(String, String)>,
+    /// The paths of what is part of the kernel.
+    pub(crate) builtins: Vec<String>,
     folder: PathBuf,
     sysroot: PathBuf,
 }
 
 impl KernelModules {
-    pub(crate) fn open(kernel: &Kernel) -> Result<Self> {
+    /// Reads them. `loadable` says whether there must be modules to load.
+    pub(crate) fn open(kernel: &Kernel, loadable: bool) -> Result<Self> {
         let folder = match &kernel.modules_dir {
             Some(folder) => folder.clone(),
             None => kernel::modules_dir(&kernel.sysroot, &kernel.release)?,
         };
-        if !folder.join("modules.dep").is_file() {
+        let (needed, hint) = match loadable {
+            true => ("modules.dep", "Run depmod for this kernel."),
+            false => (
+                "modules.builtin",
+                "The kernel's build makes it: make modules_install.",
+            ),
+        };
+        if !folder.join(needed).is_file() {
             return Err(Error::new(
                 ErrorKind::Modules,
-                format!("{} has no modules.dep", folder.display()),
+                format!("{} has no {needed}", folder.display()),
             )
-            .hint("Run depmod for this kernel."));
+            .hint(hint));
         }
         let text = |name: &str| read_text(&folder.join(name));
         let (dep, alias, softdep) = (
@@ -76,6 +86,9 @@ impl KernelModules {
         Ok(Self {
             index,
             aliases,
+            builtins: iofs_kmod::parse_order(&builtin)
+                .map(str::to_owned)
+                .collect(),
             folder,
             sysroot: kernel.sysroot.clone(),
         })
@@ -89,6 +102,7 @@ impl KernelModules {
             .map(|(pattern, module)| (pattern.as_str(), module.as_str()))
             .filter(|(pattern, _)| catalogue::storage_alias(pattern))
             .filter(|(_, module)| !self.index.is_blacklisted(module))
+            .filter(|(_, module)| !self.index.is_blocked(module))
     }
 
     /// Where a module's file is.

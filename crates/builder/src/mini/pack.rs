@@ -33,22 +33,12 @@ pub(crate) fn build(request: &MiniRequest, progress: &dyn Progress) -> Result<Bu
     let kernel = match request.modules {
         Modules::None => None,
         _ => Some(clock.step(Step::ReadIndex, None, || {
-            KernelModules::open(&request.kernel)
+            KernelModules::open(&request.kernel, request.modules != Modules::Builtin)
         })?),
     };
-    let mapping = request
-        .candidates
-        .iter()
-        .any(|candidate| candidate.file.is_some());
     let chosen = clock.step(Step::SelectModules, None, || match &kernel {
         None => Ok(Vec::new()),
-        Some(kernel) => select::select(
-            kernel,
-            &request.modules,
-            mapping,
-            &request.auth,
-            &mut warnings,
-        ),
+        Some(kernel) => select::select(kernel, request, &mut warnings),
     })?;
     let modules = clock.step(
         Step::ReadModules,

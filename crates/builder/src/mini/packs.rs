@@ -87,12 +87,14 @@ const CHAINS: &[(&str, &[&str])] = &[
         ],
     ),
     ("lpfc", &["lpfc"]),
+    ("efi", &["efivarfs"]),
 ];
 
-/// Folders under `drivers/` by which rare drivers are packed.
+/// Folders under `drivers/` by which rare drivers are packed. No name is that of
+/// a chain.
 const FAMILIES: &[(&str, &str)] = &[
-    ("ata", "ata/"),
-    ("scsi", "scsi/"),
+    ("ata-rare", "ata/"),
+    ("scsi-rare", "scsi/"),
     ("usb-rare", "usb/"),
     ("mmc-rare", "mmc/"),
     ("other", ""),
@@ -358,6 +360,34 @@ mod tests {
         }
     }
 
+    #[test]
+    fn no_two_packs_have_one_name() {
+        let chains = CHAINS.iter().map(|(name, _)| *name);
+        let names: Vec<&str> = chains
+            .chain(FAMILIES.iter().map(|(name, _)| *name))
+            .collect();
+        for (number, name) in names.iter().enumerate() {
+            assert!(!names[..number].contains(name), "{name}");
+            // Families are numbered.
+            let numbered = |other: &&str| {
+                let rest = other
+                    .strip_prefix(name)
+                    .and_then(|rest| rest.strip_prefix('-'));
+                rest.is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()))
+            };
+            assert!(!names.iter().any(numbered), "{name}");
+        }
+        // A family that fits into one pack, beside the chain of its folder.
+        let modules: &[(&str, Role, &[u16])] = &[
+            ("drivers/scsi/scsi_mod.ko", Role::Bus, &[]),
+            ("drivers/scsi/rare.ko", Role::Bus, &[0]),
+        ];
+        assert_eq!(
+            packs(modules, &[1, 1]),
+            ["scsi: scsi_mod", "scsi-rare: rare"]
+        );
+    }
+
     /// What is packed, as `pack: module module`.
     fn packs(modules: &[(&str, Role, &[u16])], sizes: &[usize]) -> Vec<String> {
         let files: Vec<Module> = modules.iter().map(|(path, ..)| module(path)).collect();
@@ -432,10 +462,10 @@ mod tests {
         assert_eq!(
             packs(modules, &sizes),
             [
-                "ata: pata_x",
-                "scsi-1: a lib b",
-                "scsi-2: large",
-                "scsi-3: c"
+                "ata-rare: pata_x",
+                "scsi-rare-1: a lib b",
+                "scsi-rare-2: large",
+                "scsi-rare-3: c"
             ]
         );
     }

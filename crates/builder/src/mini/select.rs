@@ -4,9 +4,9 @@ use super::catalogue::{self, COMPANIONS};
 use super::host;
 use super::index::KernelModules;
 use crate::error::{Error, ErrorKind, Result};
-use crate::request::{HostDisks, Modules};
-use iofs_kmod::{Index, Module, OrderError, Resolved};
-use iofs_plan::{Auth, Role};
+use crate::request::{HostDisks, MiniRequest, Modules};
+use iofs_kmod::{Index, Module, OrderError, Resolved, blocks};
+use iofs_plan::{Auth, Candidate, Role, Selector};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What every boot needs.
@@ -14,6 +14,9 @@ const IMAGE: [&str; 2] = ["erofs", "overlay"];
 
 /// What an image that is a file on a partition needs.
 const MAPPING: [&str; 2] = ["loop", "dm-mod"];
+
+/// What reads the firmware's variables; PID 1 loads it by its name.
+const VARIABLES: &str = "efivarfs";
 
 /// What proves the image, and by what it hashes.
 const VERITY: &str = "dm-verity";
@@ -39,18 +42,22 @@ pub(crate) struct Chosen<'i> {
     pub(crate) needs: Vec<u16>,
 }
 
-/// Chooses. `mapping` says whether some candidate is a file, `auth` whether
-/// dm-verity is needed; `warnings` is told what was left out and why.
+/// Chooses; `warnings` is told what was left out and why.
 pub(crate) fn select<'i>(
     kernel: &'i KernelModules,
-    wanted: &Modules,
-    mapping: bool,
-    auth: &Auth,
+    request: &MiniRequest,
     warnings: &mut Vec<String>,
 ) -> Result<Vec<Chosen<'i>>> {
     let index = &kernel.index;
+    let (wanted, auth) = (&request.modules, &request.auth);
+    let candidates = || request.candidates.iter();
+    let mapping = candidates().any(|candidate| candidate.file.is_some());
     let mut roots = match wanted {
         Modules::None => return Ok(Vec::new()),
+        Modules::Builtin => {
+            check_builtins(kernel, mapping, auth, warnings)?;
+            return Ok(Vec::new());
+        }
         Modules::Drivers(names) => drivers(index, names)?,
         Modules::Host(disks) => host_drivers(index, disks, warnings)?,
         Modules::Generic => Vec::new(),
@@ -76,11 +83,30 @@ pub(crate) fn select<'i>(
     if mapping {
         always(MAPPING, Role::Mapping, "makes a device of a file");
     }
+    // Of several partitions of a type, that which the firmware booted from.
+    let by_type = |candidate: &Candidate| matches!(candidate.partition, Selector::TypeGuid(_));
+    if candidates().any(by_type) && index.module(VARIABLES).is_some() {
+        roots.push(Root {
+            name: VARIABLES.to_owned(),
+            role: Role::Dependency,
+            reason: "tells which partition the firmware booted from".to_owned(),
+        });
+    }
     if matches!(wanted, Modules::Generic) {
-        roots.extend(generic(kernel, warnings));
+        roots.extend(generic(kernel, warnings)?);
     }
     let names: Vec<&str> = roots.iter().map(|root| root.name.as_str()).collect();
     let order = index.load_order(&names).map_err(not_loadable)?;
+    for module in &order {
+        let lines = index.remove_lines(&module.name);
+        warnings.extend(lines.map(|(file, line)| {
+            format!(
+                "{file} line {line} has a command for the removal of {}, which early boot never \
+                 removes: it is not run",
+                module.name
+            )
+        }));
+    }
     arrange(index, &roots, order)
 }
 
@@ -176,7 +202,7 @@ fn host_drivers(index: &Index, disks: &HostDisks, warnings: &mut Vec<String>) ->
 
 /// Every module that drives storage and that devices can ask for, except those
 /// that modprobe.d keeps away.
-fn generic(kernel: &KernelModules, warnings: &mut Vec<String>) -> Vec<Root> {
+fn generic(kernel: &KernelModules, warnings: &mut Vec<String>) -> Result<Vec<Root>> {
     let index = &kernel.index;
     let asked_for: BTreeSet<&str> = kernel
         .aliases
@@ -195,6 +221,10 @@ fn generic(kernel: &KernelModules, warnings: &mut Vec<String>) -> Vec<Root> {
             continue;
         }
         if let Err(error) = index.load_order(&[&module.name]) {
+            // What another command is for cannot be done here, nor guessed.
+            if matches!(&error, OrderError::InstallCommand { command, .. } if !blocks(command)) {
+                return Err(not_loadable(error));
+            }
             warnings.push(format!("{} is left out: {error}", module.name));
             continue;
         }
@@ -204,7 +234,45 @@ fn generic(kernel: &KernelModules, warnings: &mut Vec<String>) -> Vec<Root> {
             reason: "drives storage".to_owned(),
         });
     }
-    roots
+    Ok(roots)
+}
+
+/// What must be part of a kernel for which no module is taken along, and is not.
+fn missing_builtins(index: &Index, mapping: bool, auth: &Auth) -> Vec<&'static str> {
+    let mut needed = IMAGE.to_vec();
+    if *auth != Auth::None {
+        needed.push(VERITY);
+    }
+    if mapping {
+        needed.extend(MAPPING);
+    }
+    needed.retain(|name| !index.is_builtin(name));
+    needed
+}
+
+/// Refuses a kernel that has not all built in.
+fn check_builtins(
+    kernel: &KernelModules,
+    mapping: bool,
+    auth: &Auth,
+    warnings: &mut Vec<String>,
+) -> Result<()> {
+    let missing = missing_builtins(&kernel.index, mapping, auth);
+    if !missing.is_empty() {
+        return Err(Error::new(
+            ErrorKind::Modules,
+            format!("not built into this kernel: {}", missing.join(", ")),
+        )
+        .hint("Take its modules along, or build them into the kernel."));
+    }
+    let drives = |path: &String| {
+        let path = path.find("drivers/").and_then(|at| path.get(at..));
+        path.is_some_and(|path| catalogue::drives_storage(path, &iofs_kmod::module_name(path)))
+    };
+    if !kernel.builtins.iter().any(drives) {
+        warnings.push("this kernel has no storage driver built in that is known".to_owned());
+    }
+    Ok(())
 }
 
 /// A module's path under `kernel/`, whatever its folder is called otherwise

@@ -214,6 +214,24 @@ impl Index {
         self.config.blacklist.contains(&module)
     }
 
+    /// Whether modprobe.d keeps a module from being loaded at all: by an `install`
+    /// line whose command [does nothing](crate::blocks).
+    #[must_use]
+    pub fn is_blocked(&self, module: &str) -> bool {
+        let module = module.replace('-', "_");
+        self.install_command(&module)
+            .is_some_and(|install| crate::blocks(&install.command))
+    }
+
+    /// The `remove` lines that fit a module, as file and number of the line.
+    pub fn remove_lines<'s>(&'s self, module: &'s str) -> impl Iterator<Item = (&'s str, usize)> {
+        self.config
+            .remove
+            .iter()
+            .filter(|remove| glob_match(remove.name.as_bytes(), module.as_bytes()))
+            .map(|remove| (remove.file.as_str(), remove.line))
+    }
+
     /// The modules that a module wants to be loaded before it, softly. One that
     /// is not there, or is part of the kernel, is left out.
     #[must_use]

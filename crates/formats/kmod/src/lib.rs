@@ -34,7 +34,7 @@ pub use binary::{BinaryError, dep_index};
 pub use config::{ConfigFile, Warning};
 pub use index::{Index, Module, Resolved, Texts};
 pub use modinfo::{ModInfo, ModInfoError, is_signed};
-pub use order::OrderError;
+pub use order::{OrderError, blocks};
 pub use rewrite::rewrite_dep;
 pub use text::{module_name, normalize, parse_builtin_modinfo, parse_order};
 

@@ -76,6 +76,17 @@ impl fmt::Display for OrderError {
                 file,
                 line,
                 command,
+            } if blocks(command) => write!(
+                f,
+                "{file} line {line} keeps {module} from being loaded (\"{}\"); remove the line \
+                 or do without the module",
+                command.escape_debug()
+            ),
+            Self::InstallCommand {
+                module,
+                file,
+                line,
+                command,
             } => write!(
                 f,
                 "{file} line {line} replaces the loading of {module} by the command \"{}\", which \
@@ -92,12 +103,23 @@ impl fmt::Display for OrderError {
 
 impl core::error::Error for OrderError {}
 
+/// Whether the command of an `install` line does nothing, which is how people
+/// keep a module out where `blacklist` is not enough.
+#[must_use]
+pub fn blocks(command: &str) -> bool {
+    let program = command.split_ascii_whitespace().next().unwrap_or("");
+    let name = program.rsplit('/').next().unwrap_or(program);
+    let alone = !command.contains(['&', '|', ';', '$', '`', '\n']);
+    alone && matches!(name, "true" | "false" | ":")
+}
+
 impl Index {
     /// The modules to load for these names or aliases, each once, each after
     /// the modules that it needs and those that its softdeps put before it
     /// (unless these need it themselves). It is what the insmod lines of
     /// `modprobe --show-depends` list, without their repetitions. What is part
-    /// of the kernel is left out.
+    /// of the kernel is left out, as is what an alias stands for and modprobe.d
+    /// blacklists.
     ///
     /// # Errors
     /// What [`OrderError`] names.
@@ -116,8 +138,13 @@ impl Index {
                 self.refuse_install(&crate::normalize(name).unwrap_or_default())?;
                 return Err(OrderError::NotFound { name: name.into() });
             }
+            let own_name = crate::normalize(name);
             for module in resolved.into_iter().filter_map(crate::Resolved::module) {
-                walk.root(module)?;
+                // `blacklist` is about aliases: by its name a module loads.
+                let by_name = own_name.as_deref() == Some(module.name.as_str());
+                if by_name || !self.is_blacklisted(&module.name) {
+                    walk.root(module)?;
+                }
             }
         }
         Ok(walk
@@ -223,7 +250,9 @@ impl Walk<'_> {
         let Some(at) = self.index.position(&module.name) else {
             return Ok(());
         };
-        if self.state(at) != State::New {
+        // One that is blocked was only wanted.
+        let blocked = self.index.is_blocked(&module.name);
+        if self.state(at) != State::New || blocked {
             return Ok(());
         }
         let needs_active = module.needs.iter().any(|name| {

@@ -4,6 +4,7 @@ use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 use proptest::prelude::*;
+use std::boxed::Box;
 
 const DEP: &str = "\
 kernel/fs/ext4/ext4.ko.xz: kernel/lib/crc16.ko.xz kernel/fs/mbcache.ko.xz kernel/fs/jbd2/jbd2.ko.xz
@@ -168,10 +169,13 @@ fn configuration_is_obeyed_in_the_order_of_file_names() {
 
 #[test]
 fn an_install_line_is_an_error_that_says_where() {
-    let index = configured(&[("a.conf", "install jb* /bin/true\ninstall my-cmd /bin/x y\n")]);
+    let index = configured(&[(
+        "a.conf",
+        "install jb* /sbin/x --y\ninstall my-cmd /bin/x y\n",
+    )]);
     assert_eq!(
         index.load_order(&["ext4"]).unwrap_err().to_string(),
-        "a.conf line 1 replaces the loading of jbd2 by the command \"/bin/true\", which cannot \
+        "a.conf line 1 replaces the loading of jbd2 by the command \"/sbin/x --y\", which cannot \
          run in early boot; remove the line or leave the module out"
     );
     assert!(matches!(
@@ -179,6 +183,57 @@ fn an_install_line_is_an_error_that_says_where() {
         Err(OrderError::InstallCommand { line: 2, .. })
     ));
     assert_eq!(order(&index, &["virtio_blk"]), ["virtio_blk"]);
+}
+
+#[test]
+fn an_install_line_that_does_nothing_keeps_a_module_out() {
+    for command in [
+        "/bin/true",
+        "/bin/false",
+        "/usr/bin/false",
+        "true",
+        ":",
+        "/bin/true # why",
+    ] {
+        let line: &str = format!("install jbd2 {command}\n").leak();
+        let index = configured(Box::leak(Box::new([("a.conf", line)])));
+        assert!(
+            index.is_blocked("jbd2") && !index.is_blocked("ext4"),
+            "{command}"
+        );
+        let error = index.load_order(&["ext4"]).unwrap_err().to_string();
+        assert!(
+            error.starts_with("a.conf line 1 keeps jbd2 from being loaded"),
+            "{error}"
+        );
+    }
+    for command in [
+        "/sbin/modprobe --ignore-install jbd2",
+        "/bin/true; /sbin/x",
+        "truely",
+    ] {
+        let line: &str = format!("install jbd2 {command}\n").leak();
+        assert!(
+            !configured(Box::leak(Box::new([("a.conf", line)]))).is_blocked("jbd2"),
+            "{command}"
+        );
+    }
+    // One that is only wanted is not missed.
+    let index = configured(&[(
+        "a.conf",
+        "softdep virtio_blk pre: jbd2\ninstall jbd2 /bin/false\n",
+    )]);
+    assert_eq!(order(&index, &["virtio_blk"]), ["virtio_blk"]);
+    let index = configured(&[("a.conf", "remove virtio* /bin/x\n")]);
+    let lines: Vec<_> = index.remove_lines("virtio_blk").collect();
+    assert_eq!(lines, [("a.conf", 1)]);
+}
+
+#[test]
+fn what_an_alias_stands_for_can_be_blacklisted() {
+    let index = configured(&[("a.conf", "alias my-disk virtio_blk\nblacklist virtio-blk\n")]);
+    assert_eq!(order(&index, &["my-disk"]), [""; 0]);
+    assert_eq!(order(&index, &["virtio-blk"]), ["virtio_blk"]);
 }
 
 #[test]
