@@ -38,6 +38,7 @@ mod error;
 mod firmware;
 mod machine;
 mod qmp;
+mod streams;
 mod tpm;
 mod vm;
 

@@ -2,21 +2,19 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::answer::Typist;
+use crate::streams::{read_console, read_stderr};
 use crate::tpm::Swtpm;
-use crate::{
-    Answer, BlockStats, ConsoleLine, Disk, Error, LineBuffer, Machine, Qmp, QmpEvent, Stdin,
-};
+use crate::{Answer, BlockStats, ConsoleLine, Disk, Error, Machine, Qmp, QmpEvent, Stdin};
 
 /// How many console lines are kept for error messages and for the outcome.
 const KEPT_LINES: usize = 100_000;
@@ -551,59 +549,4 @@ fn spawn(machine: &Machine, stdin: Stdio) -> Result<Child, Error> {
                 source,
             },
         })
-}
-
-fn read_console(
-    child: &mut Child,
-    started: Instant,
-    mut tee: Option<Box<dyn Write + Send>>,
-    answers: Vec<Answer>,
-) -> Receiver<ConsoleLine> {
-    let (sender, receiver) = mpsc::channel();
-    let mut typist = child
-        .stdin
-        .take()
-        .map(|keyboard| Typist::new(answers, keyboard));
-    if let Some(mut stdout) = child.stdout.take() {
-        thread::spawn(move || {
-            let mut lines = LineBuffer::default();
-            let mut buffer = [0; 8192];
-            while let Ok(count @ 1..) = stdout.read(&mut buffer) {
-                let bytes = buffer.get(..count).unwrap_or(&[]);
-                if let Some(tee) = &mut tee {
-                    // The watcher may go away; the boot goes on.
-                    let _ = tee.write_all(bytes).and_then(|()| tee.flush());
-                }
-                if let Some(typist) = &mut typist {
-                    typist.read(bytes);
-                }
-                lines.push(bytes, |line| {
-                    let _ = sender.send(ConsoleLine::new(started.elapsed(), line));
-                });
-            }
-            lines.finish(|line| {
-                let _ = sender.send(ConsoleLine::new(started.elapsed(), line));
-            });
-        });
-    }
-    receiver
-}
-
-fn read_stderr(child: &mut Child) -> Arc<Mutex<Vec<u8>>> {
-    /// More is read but not kept.
-    const KEPT: usize = 64 << 10;
-    let kept = Arc::new(Mutex::new(Vec::new()));
-    if let Some(mut stderr) = child.stderr.take() {
-        let kept = Arc::clone(&kept);
-        thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(count @ 1..) = stderr.read(&mut buffer) {
-                if let (Ok(mut kept), Some(bytes)) = (kept.lock(), buffer.get(..count)) {
-                    let room = KEPT.saturating_sub(kept.len());
-                    kept.extend(bytes.iter().take(room));
-                }
-            }
-        });
-    }
-    kept
 }
