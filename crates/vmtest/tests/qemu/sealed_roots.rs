@@ -129,6 +129,36 @@ fn uki(ground: &Ground, roots: &Roots, dir: &Path) -> Result<Set, Failed> {
     ] {
         fs::copy(from, dir.join(to))?;
     }
+    signing_key(dir)?;
+    let cmdline = format!(
+        "{CONSOLE} root=/dev/mapper/root rw rd.luks.name={LUKS_UUID}=root \
+         rd.luks.options={LUKS_UUID}=tpm2-device=auto iofs-storage.enrol {FACTS}"
+    );
+    let inside = |name: &str| format!("{WORK}/{name}");
+    let files = [
+        ("--initrd", "initrd"),
+        ("--stub", "stub"),
+        ("--secure-boot-key", "boot.key"),
+        ("--secure-boot-certificate", "boot.crt"),
+        ("--pcr-key", "pcr.key"),
+        ("--pcr-public-key", "pcr.pub"),
+        ("--output", "set"),
+    ];
+    let files = files.map(|(option, name)| [option.to_owned(), inside(name)]);
+    let mut args = vec!["/srv/initoverlayfs", "build", "--uki"];
+    args.extend(["--modules", "virtio-blk,virtio-pci", "--sysroot", "/mnt"]);
+    args.extend(["--cmdline", &cmdline]);
+    args.extend(files.iter().flatten().map(String::as_str));
+    let chroot = tools
+        .chroot(dir)
+        .bind(&ground.dist, "/srv")
+        .bind(roots.storage.tree(), "/mnt");
+    command::output(&mut chroot.command(&args))?;
+    Ok(Set::open(&dir.join("set"))?)
+}
+
+/// An RSA key for PCR values and its public half.
+fn signing_key(dir: &Path) -> Result<(), Failed> {
     let key = dir.join("pcr.key");
     command::output(
         Command::new("openssl")
@@ -142,41 +172,5 @@ fn uki(ground: &Ground, roots: &Roots, dir: &Path) -> Result<Set, Failed> {
             .arg("-out")
             .arg(dir.join("pcr.pub")),
     )?;
-    let cmdline = format!(
-        "{CONSOLE} root=/dev/mapper/root rw rd.luks.name={LUKS_UUID}=root \
-         rd.luks.options={LUKS_UUID}=tpm2-device=auto iofs-storage.enrol {FACTS}"
-    );
-    let inside = |name: &str| format!("{WORK}/{name}");
-    command::output(
-        &mut tools
-            .chroot(dir)
-            .bind(&ground.dist, "/srv")
-            .bind(roots.storage.tree(), "/mnt")
-            .command(&[
-                "/srv/initoverlayfs",
-                "build",
-                "--modules",
-                "virtio-blk,virtio-pci",
-                "--initrd",
-                &inside("initrd"),
-                "--sysroot",
-                "/mnt",
-                "--uki",
-                "--stub",
-                &inside("stub"),
-                "--secure-boot-key",
-                &inside("boot.key"),
-                "--secure-boot-certificate",
-                &inside("boot.crt"),
-                "--pcr-key",
-                &inside("pcr.key"),
-                "--pcr-public-key",
-                &inside("pcr.pub"),
-                "--cmdline",
-                &cmdline,
-                "--output",
-                &inside("set"),
-            ]),
-    )?;
-    Ok(Set::open(&dir.join("set"))?)
+    Ok(())
 }
