@@ -19,12 +19,13 @@ use crate::place::candidates;
 use crate::ui;
 use plan::BuildPlan;
 
+pub(crate) use plan::modules;
 pub(crate) use trust::parse_key;
 
 /// Names of the files in the output folder.
 const IMAGE: &str = "image.raw";
 const PLAIN_IMAGE: &str = "image.erofs";
-const MINI: &str = "mini-initramfs.img";
+pub(crate) const MINI: &str = "mini-initramfs.img";
 const KERNEL: &str = "vmlinuz";
 const UKI: &str = "initoverlayfs.efi";
 

@@ -26,6 +26,7 @@ use iofs_source::{ReadAt, Window};
 use crate::cli::InspectArgs;
 use crate::error::{CliError, Result};
 use crate::ui;
+pub(crate) use initramfs::Mini;
 use node::Node;
 
 /// The most of a file that is held in memory, in bytes: an initramfs is read
@@ -76,13 +77,19 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
 /// The boot plan in a file: the file itself, or what a mini-initramfs or a UKI
 /// holds.
 pub(crate) fn plan_in(path: &Path) -> Result<Option<BootPlan>> {
+    Ok(mini_in(path)?.map(|mini| mini.plan))
+}
+
+/// The mini-initramfs that a file is, or that a UKI holds; of a boot plan alone
+/// there is nothing else to tell.
+pub(crate) fn mini_in(path: &Path) -> Result<Option<Mini>> {
     let source = FileSource::open(path).map_err(|e| CliError::io("open", path, e))?;
     let view = View {
         source: &source,
         list: false,
         depth: 0,
     };
-    let found = plan_in_view(&view);
+    let found = mini_in_view(&view);
     found.map_err(|why| {
         CliError::new(format!(
             "{} has no boot plan that can be read",
@@ -92,9 +99,14 @@ pub(crate) fn plan_in(path: &Path) -> Result<Option<BootPlan>> {
     })
 }
 
-fn plan_in_view(view: &View<'_>) -> std::result::Result<Option<BootPlan>, String> {
+fn mini_in_view(view: &View<'_>) -> std::result::Result<Option<Mini>, String> {
     if view.bytes(0, 8).as_deref() == Some(b"IOFSPLAN") {
-        return plan::read(view).map(Some);
+        return Ok(Some(Mini {
+            plan: plan::read(view)?,
+            modules: Vec::new(),
+            packs: Vec::new(),
+            base: (0, 0),
+        }));
     }
     if view.bytes(0, 2).as_deref() == Some(b"MZ") && view.depth == 0 {
         let image = iofs_pe::Image::read(view.source).map_err(|e| e.to_string())?;
@@ -104,13 +116,13 @@ fn plan_in_view(view: &View<'_>) -> std::result::Result<Option<BootPlan>, String
         let data = section.data();
         let window = Window::new(view.source, data.start, data.end.saturating_sub(data.start))
             .map_err(|e| e.to_string())?;
-        return plan_in_view(&View {
+        return mini_in_view(&View {
             source: &window,
             list: false,
             depth: 1,
         });
     }
-    initramfs::plan(view)
+    initramfs::mini(view)
 }
 
 /// A source that is looked into.

@@ -16,6 +16,7 @@ mod install;
 mod keygen;
 mod manual;
 mod place;
+mod plan;
 mod run;
 mod sign;
 mod ui;
@@ -50,6 +51,7 @@ fn dispatch(command: cli::Command) -> error::Result<()> {
         Command::Sign(args) => sign::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Plan(args) => plan::run(&args),
         Command::Install(args) => install::run(&args),
         Command::Run(args) => run::run(args),
         Command::Completions(args) => manual::completions(args.shell),

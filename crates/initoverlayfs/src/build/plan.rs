@@ -223,9 +223,10 @@ fn source(args: &SourceArgs, sysroot: &Path, release: &str) -> Result<Source> {
     }
 }
 
-fn modules(arg: &ModulesArg) -> Result<Modules> {
+pub(crate) fn modules(arg: &ModulesArg) -> Result<Modules> {
     Ok(match arg {
         ModulesArg::Generic => Modules::Generic,
+        ModulesArg::Builtin => Modules::Builtin,
         ModulesArg::None => Modules::None,
         ModulesArg::Names(names) => Modules::Drivers(names.clone()),
         ModulesArg::Host => {

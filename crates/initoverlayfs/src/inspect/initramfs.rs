@@ -1,7 +1,7 @@
 //! Initramfs files: their segments, and what makes one a mini-initramfs.
 
 use iofs_cpio::{Compression, CpioErrorKind, Entry, FileType, Reader, SegmentKind, next_segment};
-use iofs_plan::{BootPlan, MODULES_DIR, PATH};
+use iofs_plan::{BootPlan, MODULES_DIR, PACKS_DIR, PATH};
 
 use super::node::{Fact, Listed, Node};
 use super::{Described, MAX_IN_MEMORY, MAX_LISTED, View, decode, plan};
@@ -18,7 +18,21 @@ struct Content {
     /// The plan itself, or why it cannot be read.
     decoded: Option<Result<BootPlan, String>>,
     modules: Vec<Listed>,
+    packs: Vec<Listed>,
     storage_init: Option<u64>,
+    /// Of the segment that holds the plan: its length, and what it unpacks to.
+    base: (u64, u64),
+}
+
+/// What a mini-initramfs is made of. Sizes are bytes.
+pub(crate) struct Mini {
+    pub(crate) plan: BootPlan,
+    /// Name and size of each module that is unpacked at every boot.
+    pub(crate) modules: Vec<(String, u64)>,
+    /// Name and size of each pack's file.
+    pub(crate) packs: Vec<(String, u64)>,
+    /// Of the segment that every boot unpacks: its length, and what it unpacks to.
+    pub(crate) base: (u64, u64),
 }
 
 /// Counts of one segment.
@@ -50,12 +64,27 @@ pub(super) fn describe(view: &View<'_>) -> Described {
     }))
 }
 
-/// The boot plan in it, as the kernel would leave it: of several the last.
-pub(super) fn plan(view: &View<'_>) -> Result<Option<BootPlan>, String> {
+/// The mini-initramfs that it is, as the kernel would leave it: of several plans
+/// the last.
+pub(super) fn mini(view: &View<'_>) -> Result<Option<Mini>, String> {
     let bytes = view.whole("an initramfs")?;
     let mut content = Content::default();
     read(&bytes, &mut content)?;
-    content.decoded.transpose()
+    let sizes = |files: Vec<Listed>| {
+        let sized = files
+            .into_iter()
+            .map(|file| (file.path, file.size.unwrap_or(0)));
+        sized.collect()
+    };
+    let Some(plan) = content.decoded.transpose()? else {
+        return Ok(None);
+    };
+    Ok(Some(Mini {
+        plan,
+        modules: sizes(content.modules),
+        packs: sizes(content.packs),
+        base: content.base,
+    }))
 }
 
 /// What a file with segments turned out to be.
@@ -72,6 +101,7 @@ fn read(bytes: &[u8], content: &mut Content) -> Result<Walked, String> {
     let mut unpacked = 0u64;
     while segments.len() < MAX_SEGMENTS {
         let segment = next_segment(bytes, at).map_err(|e| e.to_string())?;
+        let had_plan = content.decoded.is_some();
         let (node, end, size) = match segment.kind {
             SegmentKind::End => break,
             SegmentKind::Cpio => {
@@ -97,6 +127,10 @@ fn read(bytes: &[u8], content: &mut Content) -> Result<Walked, String> {
                 (counts.node(format.name()), end, member.data.len())
             }
         };
+        if content.decoded.is_some() && !had_plan {
+            let length = end.saturating_sub(segment.start);
+            content.base = (length as u64, size as u64);
+        }
         segments.push(
             node.named(&(segments.len() + 1).to_string())
                 .fact("unpacked", Fact::size(size))
@@ -206,14 +240,18 @@ impl Content {
         if path == "/init" && regular {
             self.storage_init = Some(entry.data.len() as u64);
         }
-        let module = path.strip_prefix(MODULES_DIR).filter(|_| regular);
-        if let Some(name) = module {
-            self.modules.push(Listed {
-                path: name.trim_start_matches('/').into(),
-                kind: "file",
-                size: Some(entry.data.len() as u64),
-                ..Listed::default()
-            });
+        for (folder, files) in [
+            (MODULES_DIR, &mut self.modules),
+            (PACKS_DIR, &mut self.packs),
+        ] {
+            if let Some(name) = path.strip_prefix(folder).filter(|_| regular) {
+                files.push(Listed {
+                    path: name.trim_start_matches('/').into(),
+                    kind: "file",
+                    size: Some(entry.data.len() as u64),
+                    ..Listed::default()
+                });
+            }
         }
         if self.list && self.files.len() < MAX_LISTED {
             self.files.push(listed(path, entry));
@@ -227,15 +265,18 @@ impl Content {
         };
         node = node.fact("size", Fact::size(size));
         if let Some(plan) = self.plan {
-            let total: u64 = self.modules.iter().filter_map(|m| m.size).sum();
+            let total = |files: &[Listed]| files.iter().filter_map(|m| m.size).sum::<u64>();
             node = node
                 .fact_if("storage_init", self.storage_init.map(Fact::Size))
                 .fact("modules", Fact::number(self.modules.len()))
-                .fact("modules_size", Fact::size(total))
+                .fact("modules_size", Fact::size(total(&self.modules)))
+                .fact("packs", Fact::number(self.packs.len()))
+                .fact("packs_size", Fact::size(total(&self.packs)))
                 .part(plan);
-            if !self.list && !self.modules.is_empty() {
-                let modules = Node::new("modules").files(self.modules);
-                node = node.part(modules);
+            for (kind, files) in [("modules", self.modules), ("packs", self.packs)] {
+                if !self.list && !files.is_empty() {
+                    node = node.part(Node::new(kind).files(files));
+                }
             }
         }
         node = segments.into_iter().fold(node, Node::part);

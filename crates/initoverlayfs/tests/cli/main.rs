@@ -8,4 +8,5 @@ mod build;
 mod common;
 mod inspect;
 mod install;
+mod plan;
 mod trust;
