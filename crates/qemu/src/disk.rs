@@ -209,15 +209,23 @@ impl Disk {
     }
 
     /// What plugs this disk into `socket` of a machine that runs: the drive's
-    /// options, and those of its devices, outermost first. `number` tells it
-    /// from others that were plugged in.
+    /// options, and the monitor's commands behind them. `number` tells it from
+    /// others that were plugged in.
     pub(crate) fn plug(&self, socket: usize, number: usize) -> (OsString, Vec<String>) {
         let id = format!("plugged{number}");
         let mut drive = OsString::from(self.drive(&id));
         drive.push(escape(self.path.as_os_str()));
         let rest = format!(",{}", self.blocks());
         let devices = self.bus.devices(&socket_id(socket), number, &id, &rest);
-        (drive, devices)
+        let mut commands: Vec<String> = devices
+            .iter()
+            .map(|device| format!("device_add {device}"))
+            .collect();
+        if self.bus == Bus::Uas {
+            // Its plug is only pushed in when its disk is there.
+            commands.push(format!("qom-set uas-{id} attached true"));
+        }
+        (drive, commands)
     }
 }
 
@@ -295,12 +303,15 @@ pub struct Cdrom {
 impl Cdrom {
     pub(crate) fn args(&self, index: usize, args: &mut Args) {
         let Some(image) = &self.image else {
-            args.words(&["-device", "ide-cd"]);
+            args.words(&["-device", &format!("ide-cd,bus=ide.{index}")]);
             return;
         };
         let drive = format!("if=none,id=cd{index},media=cdrom,format=raw,file=");
         args.option("-drive", &drive, Some(image));
-        args.words(&["-device", &format!("ide-cd,drive=cd{index}")]);
+        args.words(&[
+            "-device",
+            &format!("ide-cd,bus=ide.{index},drive=cd{index}"),
+        ]);
     }
 }
 
@@ -381,11 +392,15 @@ mod tests {
     fn a_disk_is_plugged_into_its_socket() {
         let args = strings(|args| socket(3, Bus::Uas, args));
         assert_eq!(args, "-device qemu-xhci,id=socket3");
-        let (drive, devices) = Disk::scratch("/a,b", Bus::Uas).plug(3, 1);
+        let (drive, commands) = Disk::scratch("/a,b", Bus::Uas).plug(3, 1);
         let drive = drive.into_string().unwrap();
         assert!(drive.starts_with("if=none,id=plugged1,"), "{drive}");
         assert!(drive.ends_with(",file=/a,,b"), "{drive}");
-        assert_eq!(devices[0], "usb-uas,bus=socket3.0,id=uas-plugged1");
-        assert!(devices[1].starts_with("scsi-hd,bus=uas-plugged1.0,drive=plugged1,"));
+        let [bridge, disk, attach] = commands.as_slice() else {
+            panic!("{commands:?}");
+        };
+        assert_eq!(bridge, "device_add usb-uas,bus=socket3.0,id=uas-plugged1");
+        assert!(disk.starts_with("device_add scsi-hd,bus=uas-plugged1.0,drive=plugged1,"));
+        assert_eq!(attach, "qom-set uas-plugged1 attached true");
     }
 }

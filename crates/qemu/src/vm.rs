@@ -281,12 +281,12 @@ impl Vm {
     pub fn plug(&mut self, socket: usize, disk: &Disk) -> Result<Duration, Error> {
         let number = self.plugged;
         self.plugged += 1;
-        let (drive, devices) = disk.plug(socket, number);
+        let (drive, commands) = disk.plug(socket, number);
         // Not blockdev-add: it knows no writes that are thrown away.
         let drive = quote(&drive.to_string_lossy());
         self.monitor(&format!("drive_add dummy {drive}"), "OK")?;
-        for device in devices {
-            self.monitor(&format!("device_add {device}"), "")?;
+        for command in commands {
+            self.monitor(&command, "")?;
         }
         Ok(self.started.elapsed())
     }
