@@ -343,6 +343,8 @@ pub(crate) fn facts<'a>(outcome: &'a Outcome, name: &str) -> Vec<&'a str> {
     outcome
         .lines
         .iter()
-        .filter_map(|line| line.message().strip_prefix(prefix.as_str()))
+        // A prompt, which has no line end, may stand before it.
+        .filter_map(|line| line.message().split_once(prefix.as_str()))
+        .map(|(_, text)| text)
         .collect()
 }
