@@ -23,7 +23,7 @@ use zstd::zstd_safe::Strategy;
 
 /// The greatest size of a pack of rare drivers before compression, in bytes; one
 /// driver may be larger.
-const MAX_RARE: usize = 3 << 19;
+const MAX_RARE: usize = 2 << 20;
 
 /// The greatest window, as a power of two: PID 1 and the kernel hold it in memory
 /// while they decompress.
