@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use iofs_gpt::Uuid;
 
-use crate::guest::{ROOT_LABEL, ROOT_UUID};
+use crate::guest::ROOT_LABEL;
 use crate::storage::{PASSPHRASE, PROVISION, ROOT_SIZE, Storage};
 use crate::uml::{Uml, UmlDisk, UmlExit};
 use crate::{Error, disk};
@@ -131,7 +131,7 @@ impl Stack {
 
     fn script(self) -> String {
         format!(
-            "LABEL={ROOT_LABEL}\nROOT_UUID={ROOT_UUID}\nLUKS_UUID={LUKS_UUID}\n\
+            "LABEL={ROOT_LABEL}\nLUKS_UUID={LUKS_UUID}\n\
              ARRAY_UUID={ARRAY_UUID}\n{FUNCTIONS}\nprepare\n{}\n",
             self.function()
         )
@@ -153,7 +153,7 @@ fn run(storage: &Storage, work: &Path, disks: &[PathBuf]) -> Result<(), Error> {
             }))
             .collect(),
         append: format!(
-            "root=/dev/root rootfstype=hostfs rootflags={} ro panic=-1 init={PROVISION} iofs.work={}",
+            "root=/dev/root rootfstype=hostfs rootflags={} ro quiet panic=-1 init={PROVISION} iofs.work={}",
             storage.tree().display(),
             work.display()
         ),
