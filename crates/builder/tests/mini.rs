@@ -245,7 +245,7 @@ fn the_firmwares_variables_where_a_partition_is_known_by_its_type() {
     let (efivarfs, _) = module(&built.plan, "efivarfs");
     // Nothing asks for it but PID 1 itself.
     assert_eq!(efivarfs.role, Role::Dependency);
-    assert!(efivarfs.packed.is_some() && efivarfs.required);
+    assert!(efivarfs.packed.is_some() && !efivarfs.required);
     assert_eq!(built.plan.packs[0].file, "efi.zst");
     let reason = built.summary.modules.iter().find(|m| m.name == "efivarfs");
     assert!(reason.unwrap().reason.contains("booted from"));
@@ -573,6 +573,26 @@ fn modprobe_d_is_obeyed() {
         why.contains("etc/modprobe.d/local.conf") && why.contains("/bin/false"),
         "{why}"
     );
+}
+
+#[test]
+fn what_is_of_use_is_loaded_before() {
+    let kernel = FakeKernel::new();
+    kernel.modprobe_d("weakdep virtio_blk odd no-such-module\nweakdep virtio_ring virtio_blk\n");
+    let built = kernel.build(Modules::Drivers(vec!["virtio_blk".into()]));
+    let (odd, _) = module(&built.plan, "odd");
+    assert_eq!((odd.role, odd.required), (Role::Dependency, false));
+    assert_eq!(module(&built.plan, "virtio_blk").1, ["odd", "virtio_ring"]);
+    // What needs it cannot come before it, whatever it is of use to.
+    assert!(module(&built.plan, "virtio_ring").1.is_empty());
+    let summary = built.summary.modules.iter().find(|m| m.name == "odd");
+    assert_eq!(summary.unwrap().reason, "of use to virtio_blk");
+    // modules.weakdep says the same.
+    kernel.modprobe_d("");
+    let weakdep = kernel.path().join("usr/lib/modules/6.0/modules.weakdep");
+    fs::write(weakdep, "weakdep virtio_blk odd\n").unwrap();
+    let again = kernel.build(Modules::Drivers(vec!["virtio_blk".into()]));
+    assert_eq!(names(&again), names(&built));
 }
 
 #[test]

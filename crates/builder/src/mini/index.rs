@@ -66,7 +66,7 @@ impl KernelModules {
             dep: &dep,
             alias: &alias,
             softdep: &softdep,
-            weakdep: "",
+            weakdep: &text("modules.weakdep")?,
             builtin: &builtin,
             builtin_modinfo: &modinfo,
             config: config

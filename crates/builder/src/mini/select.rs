@@ -97,6 +97,17 @@ pub(crate) fn select<'i>(
     }
     let names: Vec<&str> = roots.iter().map(|root| root.name.as_str()).collect();
     let order = index.load_order(&names).map_err(not_loadable)?;
+    let weak = weak(index, &order);
+    let order = match weak.is_empty() {
+        true => order,
+        // First, so that they stand before what they are of use to.
+        false => {
+            let weak = weak.iter().map(|root| root.name.as_str());
+            let names: Vec<&str> = weak.chain(names).collect();
+            index.load_order(&names).map_err(not_loadable)?
+        }
+    };
+    roots.extend(weak);
     for module in &order {
         let lines = index.remove_lines(&module.name);
         warnings.extend(lines.map(|(file, line)| {
@@ -108,6 +119,27 @@ pub(crate) fn select<'i>(
         }));
     }
     arrange(index, &roots, order)
+}
+
+/// What is of use to modules without being needed. The kernel asks for it while
+/// it loads the module, and PID 1 answers no such request.
+fn weak(index: &Index, order: &[&Module]) -> Vec<Root> {
+    let chosen: BTreeSet<&str> = order.iter().map(|module| module.name.as_str()).collect();
+    let mut roots: Vec<Root> = Vec::new();
+    for module in order {
+        for weak in weak_of(index, module) {
+            let known = chosen.contains(weak.name.as_str())
+                || roots.iter().any(|root| root.name == weak.name);
+            if !known && index.load_order(&[&weak.name]).is_ok() {
+                roots.push(Root {
+                    name: weak.name.clone(),
+                    role: Role::Dependency,
+                    reason: format!("of use to {}", module.name),
+                });
+            }
+        }
+    }
+    roots
 }
 
 /// dm-verity, and a SHA-256 if the kernel has none of its own: PID 1 answers no
@@ -334,6 +366,7 @@ fn arrange<'i>(
                     .iter()
                     .filter_map(|soft| before(&soft.name)),
             )
+            .chain(weak_of(index, module).filter_map(|weak| before(&weak.name)))
             .collect();
         // modules.dep lists dependencies of dependencies; one edge is enough.
         let reached = |need: u16| {
@@ -362,6 +395,12 @@ fn arrange<'i>(
     Ok(chosen)
 }
 
+/// What is of use to a module, where it can be loaded.
+fn weak_of<'i>(index: &'i Index, module: &'i Module) -> impl Iterator<Item = &'i Module> {
+    let weak = index.weakdeps(module).flat_map(|name| index.resolve(name));
+    weak.filter_map(Resolved::module)
+}
+
 /// Gives each module the role of the first request that means it.
 fn assign(index: &Index, roots: &[Root], at: &BTreeMap<&str, u16>, chosen: &mut [Chosen<'_>]) {
     for root in roots {
@@ -376,7 +415,8 @@ fn assign(index: &Index, roots: &[Root], at: &BTreeMap<&str, u16>, chosen: &mut 
             if let Some(slot) = slot.filter(|slot| slot.role == Role::Dependency) {
                 slot.role = root.role;
                 slot.reason.clone_from(&root.reason);
-                slot.required = true;
+                // Nothing fails for want of what is only of use.
+                slot.required = root.role != Role::Dependency;
             }
         }
     }
