@@ -49,65 +49,22 @@ pub(crate) fn select<'i>(
     warnings: &mut Vec<String>,
 ) -> Result<Vec<Chosen<'i>>> {
     let index = &kernel.index;
-    let (wanted, auth) = (&request.modules, &request.auth);
-    let candidates = || request.candidates.iter();
-    let mapping = candidates().any(|candidate| candidate.file.is_some());
+    let wanted = &request.modules;
     let mut roots = match wanted {
         Modules::None => return Ok(Vec::new()),
         Modules::Builtin => {
-            check_builtins(kernel, mapping, auth, warnings)?;
+            check_builtins(kernel, request, warnings)?;
             return Ok(Vec::new());
         }
         Modules::Drivers(names) => drivers(index, names)?,
         Modules::Host(disks) => host_drivers(index, disks, warnings)?,
         Modules::Generic => Vec::new(),
     };
-    let mut always = |names: [&str; 2], role, reason: &str| {
-        roots.extend(names.map(|name| Root {
-            name: name.to_owned(),
-            role,
-            reason: reason.to_owned(),
-        }));
-    };
-    always(IMAGE, Role::Image, "mounts the image");
-    if *auth != Auth::None {
-        roots.extend(verity(index));
-    }
-    let mut always = |names: [&str; 2], role, reason: &str| {
-        roots.extend(names.map(|name| Root {
-            name: name.to_owned(),
-            role,
-            reason: reason.to_owned(),
-        }));
-    };
-    if mapping {
-        always(MAPPING, Role::Mapping, "makes a device of a file");
-    }
-    // Of several partitions of a type, that which the firmware booted from.
-    let by_type = |candidate: &Candidate| matches!(candidate.partition, Selector::TypeGuid(_));
-    if candidates().any(by_type) && index.module(VARIABLES).is_some() {
-        roots.push(Root {
-            name: VARIABLES.to_owned(),
-            role: Role::Dependency,
-            reason: "tells which partition the firmware booted from".to_owned(),
-        });
-    }
+    roots.extend(image(index, request));
     if matches!(wanted, Modules::Generic) {
         roots.extend(generic(kernel, warnings)?);
     }
-    let names: Vec<&str> = roots.iter().map(|root| root.name.as_str()).collect();
-    let order = index.load_order(&names).map_err(not_loadable)?;
-    let weak = weak(index, &order);
-    let order = match weak.is_empty() {
-        true => order,
-        // First, so that they stand before what they are of use to.
-        false => {
-            let weak = weak.iter().map(|root| root.name.as_str());
-            let names: Vec<&str> = weak.chain(names).collect();
-            index.load_order(&names).map_err(not_loadable)?
-        }
-    };
-    roots.extend(weak);
+    let order = order(index, &mut roots)?;
     for module in &order {
         let lines = index.remove_lines(&module.name);
         warnings.extend(lines.map(|(file, line)| {
@@ -119,6 +76,57 @@ pub(crate) fn select<'i>(
         }));
     }
     arrange(index, &roots, order)
+}
+
+/// What finds, proves and mounts the image on a disk that is there.
+fn image(index: &Index, request: &MiniRequest) -> Vec<Root> {
+    let root = |name: &str, role, reason: &str| Root {
+        name: name.to_owned(),
+        role,
+        reason: reason.to_owned(),
+    };
+    let mut roots = IMAGE
+        .map(|name| root(name, Role::Image, "mounts the image"))
+        .to_vec();
+    if request.auth != Auth::None {
+        roots.extend(verity(index));
+    }
+    if needs_mapping(request) {
+        roots.extend(MAPPING.map(|name| root(name, Role::Mapping, "makes a device of a file")));
+    }
+    // Of several partitions of a type, that which the firmware booted from.
+    let by_type = |candidate: &Candidate| matches!(candidate.partition, Selector::TypeGuid(_));
+    if request.candidates.iter().any(by_type) && index.module(VARIABLES).is_some() {
+        roots.push(root(
+            VARIABLES,
+            Role::Dependency,
+            "tells which partition the firmware booted from",
+        ));
+    }
+    roots
+}
+
+/// Whether some candidate is a file.
+fn needs_mapping(request: &MiniRequest) -> bool {
+    let mut candidates = request.candidates.iter();
+    candidates.any(|candidate| candidate.file.is_some())
+}
+
+/// The load order of the roots and all that they need; what is of use to these
+/// becomes a root too.
+fn order<'i>(index: &'i Index, roots: &mut Vec<Root>) -> Result<Vec<&'i Module>> {
+    let names: Vec<&str> = roots.iter().map(|root| root.name.as_str()).collect();
+    let order = index.load_order(&names).map_err(not_loadable)?;
+    let weak = weak(index, &order);
+    if weak.is_empty() {
+        return Ok(order);
+    }
+    // First, so that they stand before what they are of use to.
+    let first = weak.iter().map(|root| root.name.as_str());
+    let names: Vec<&str> = first.chain(names).collect();
+    let order = index.load_order(&names).map_err(not_loadable)?;
+    roots.extend(weak);
+    Ok(order)
 }
 
 /// What is of use to modules without being needed. The kernel asks for it while
@@ -270,12 +278,12 @@ fn generic(kernel: &KernelModules, warnings: &mut Vec<String>) -> Result<Vec<Roo
 }
 
 /// What must be part of a kernel for which no module is taken along, and is not.
-fn missing_builtins(index: &Index, mapping: bool, auth: &Auth) -> Vec<&'static str> {
+fn missing_builtins(index: &Index, request: &MiniRequest) -> Vec<&'static str> {
     let mut needed = IMAGE.to_vec();
-    if *auth != Auth::None {
+    if request.auth != Auth::None {
         needed.push(VERITY);
     }
-    if mapping {
+    if needs_mapping(request) {
         needed.extend(MAPPING);
     }
     needed.retain(|name| !index.is_builtin(name));
@@ -285,11 +293,10 @@ fn missing_builtins(index: &Index, mapping: bool, auth: &Auth) -> Vec<&'static s
 /// Refuses a kernel that has not all built in.
 fn check_builtins(
     kernel: &KernelModules,
-    mapping: bool,
-    auth: &Auth,
+    request: &MiniRequest,
     warnings: &mut Vec<String>,
 ) -> Result<()> {
-    let missing = missing_builtins(&kernel.index, mapping, auth);
+    let missing = missing_builtins(&kernel.index, request);
     if !missing.is_empty() {
         return Err(Error::new(
             ErrorKind::Modules,
