@@ -1,6 +1,10 @@
 //! A root that comes over the network: iSCSI from a target in user space (tgt)
 //! on the host's loopback interface, which QEMU's user network shows the guest
 //! as 10.0.2.2.
+//!
+//! initramfs-tools goes straight to the target that it is told. dracut first asks it
+//! where it is and takes only the address that it was given: the target answers
+//! with that on which it was reached, 127.0.0.1, which is not the guest's 10.0.2.2.
 
 use std::fs;
 use std::net::TcpListener;
@@ -32,7 +36,7 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 /// The image is on a disk, the root is not.
 fn iscsi(ground: &Ground) -> Result<(), Failed> {
     let roots = Roots::of(ground)?;
-    let set = roots.set(ground, Stage::Dracut)?;
+    let set = roots.set(ground, Stage::InitramfsTools)?;
     let dir = ground.dir().join(NAME);
     fs::create_dir_all(&dir)?;
     // Written to by the guest.
@@ -41,9 +45,9 @@ fn iscsi(ground: &Ground) -> Result<(), Failed> {
     let target = Target::start(&roots.storage.tree(), &dir, "root.ext4")?;
     let disk = ground.esp_disk(&dir.join("disk.img"), &with_image(set, "", None)?)?;
     let append = format!(
-        "{CONSOLE} root=LABEL={} rw ip=dhcp rd.neednet=1 \
-         netroot=iscsi:10.0.2.2:tcp:{}:1:{TARGET} \
-         rd.iscsi.initiator=iqn.2026-01.test.initoverlayfs:guest {FACTS}",
+        "{CONSOLE} root=LABEL={} rw ip=dhcp iscsi_target_name={TARGET} \
+         iscsi_target_ip=10.0.2.2 iscsi_target_port={} \
+         iscsi_initiator=iqn.2026-01.test.initoverlayfs:guest {FACTS}",
         guest::ROOT_LABEL,
         target.port
     );
@@ -69,7 +73,7 @@ fn iscsi(ground: &Ground) -> Result<(), Failed> {
     let row = Row {
         bus: "virtio-blk".to_owned(),
         kernel: ground.kernel_name(),
-        stage: Stage::Dracut.name().to_owned(),
+        stage: Stage::InitramfsTools.name().to_owned(),
         root: "ext4 over iSCSI".to_owned(),
         reached: Reached::MultiUser,
         test: NAME.to_owned(),
