@@ -71,7 +71,7 @@ pub fn carry_over(mounted: &Mounted, allowed: Appended, log: &mut Log) -> Result
             count += 1;
             continue;
         }
-        let Copied { entries, replaced } = copier.copy(&name)?;
+        let Copied { entries, replaced } = copier.copy(&name).map_err(not_carried)?;
         log.info(format_args!(
             "carried over /{name} ({entries} entries, {replaced} in place of the image's)"
         ));
@@ -86,6 +86,17 @@ pub fn carry_over(mounted: &Mounted, allowed: Appended, log: &mut Log) -> Result
         ));
     }
     Ok(())
+}
+
+#[cold]
+fn not_carried(error: kernel_abi::Error) -> Failure {
+    let advice = match error.errno() {
+        Errno::NOSPC | Errno::NOMEM => {
+            "half of the machine's memory is there for it: append less, or put it into the image"
+        }
+        _ => "what the boot loader appended does not go together with the image: append less",
+    };
+    Failure::from(error).advise(advice)
 }
 
 /// Moves the kernel's file systems, frees what the mini-initramfs holds, and

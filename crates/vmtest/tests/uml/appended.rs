@@ -1,16 +1,19 @@
 //! What the boot loader appends to the mini-initramfs: all of it, or what the
 //! plan allows of it, is in the new root, and nothing is left behind.
 
+use std::fs;
 use std::os::unix::fs::symlink;
+use std::process::Command;
 
 use builder::Selector;
 use iofs_cpio::{Format, NewEntry, Writer};
 use libtest_mimic::Failed;
+use vmtest::command;
 use vmtest::disk::Partition;
 
 use crate::Test;
 use crate::handover::partition_boot;
-use crate::support::{Boot, FIRST, Ground, Seen, noise, on_esp, partition_at, sum};
+use crate::support::{Boot, FIRST, Ground, Seen, on_esp, partition_at, sum};
 use crate::volumes;
 
 pub(crate) const TESTS: &[Test] = &[
@@ -23,6 +26,10 @@ pub(crate) const TESTS: &[Test] = &[
     Test::new("extra_that_is_a_link_is_left_out", linked_extra),
     Test::new("the_initramfs_is_freed", freed),
     Test::new("appended_files_take_memory_once", appended_once),
+    Test::new(
+        "appended_files_that_do_not_fit_are_not_lost_silently",
+        too_much,
+    ),
 ];
 
 /// Appends archives, as boot loaders do.
@@ -201,8 +208,8 @@ fn everything(ground: &Ground) -> Result<(), Failed> {
 /// The old root has no `/usr/lib` at all, and must not get one.
 fn linked_folders(ground: &Ground) -> Result<(), Failed> {
     let image = ground.build_image("linked", &|tree| {
-        std::fs::create_dir_all(tree.join("usr/lib/firmware")).unwrap();
-        std::fs::create_dir_all(tree.join("usr/bin")).unwrap();
+        fs::create_dir_all(tree.join("usr/lib/firmware")).unwrap();
+        fs::create_dir_all(tree.join("usr/bin")).unwrap();
         symlink("/usr/lib", tree.join("lib")).unwrap();
         symlink("usr/bin", tree.join("sbin")).unwrap();
     });
@@ -289,7 +296,7 @@ fn memory(seen: &Seen) -> (u64, u64) {
 /// 32 MiB in the mini-initramfs's own folder: the next init must not pay for a
 /// page of them.
 fn freed(ground: &Ground) -> Result<(), Failed> {
-    let ballast = noise(32 << 20, 5);
+    let ballast = vec![0xa5; 32 << 20];
     let mut boot = partition_boot(ground);
     let file = NewEntry::file("initoverlayfs/ballast", 0o600, &ballast);
     append(&mut boot, vec![archive(&[file])]);
@@ -301,12 +308,13 @@ fn freed(ground: &Ground) -> Result<(), Failed> {
     Ok(())
 }
 
-/// 48 MiB of an extension: there once, in the new root. While they are copied
-/// there is not twice the memory.
-fn appended_once(ground: &Ground) -> Result<(), Failed> {
-    const PART: usize = 12 << 20;
-    let parts: Vec<(String, Vec<u8>)> = (0..4)
-        .map(|index| (format!(".extra/sysext/{index}.raw"), noise(PART, index)))
+const PARTS: u8 = 9;
+
+/// That many files of `size` bytes each for `/.extra`, compressed: otherwise the
+/// archive itself would take as much memory in the kernel's hands.
+fn extensions(boot: &mut Boot<'_>, size: usize) -> Result<(), Failed> {
+    let parts: Vec<(String, Vec<u8>)> = (1..=PARTS)
+        .map(|index| (format!(".extra/sysext/{index}.raw"), vec![index; size]))
         .collect();
     let mut entries = vec![
         NewEntry::directory(".extra", 0o555),
@@ -315,21 +323,47 @@ fn appended_once(ground: &Ground) -> Result<(), Failed> {
     for (name, data) in &parts {
         entries.push(NewEntry::file(name, 0o444, data));
     }
+    let plain = boot.path("extensions");
+    fs::write(&plain, archive(&entries))?;
+    command::output(Command::new("gzip").arg("--fast").arg(&plain))?;
+    append(boot, vec![fs::read(plain.with_extension("gz"))?]);
+    Ok(())
+}
+
+/// Extensions of 112 MiB on a machine with 256: there is no room for them twice,
+/// not even while they are copied.
+fn appended_once(ground: &Ground) -> Result<(), Failed> {
+    const PART: usize = 25 << 19;
     let mut boot = partition_boot(ground);
-    append(&mut boot, vec![archive(&entries)]);
-    for (name, _) in &parts {
-        boot.words(&format!("testinit.sum=/{name}"));
+    extensions(&mut boot, PART)?;
+    for index in 1..=PARTS {
+        boot.words(&format!("testinit.stat=/.extra/sysext/{index}.raw"));
     }
-    let seen = boot.words("testinit.memory").succeeds();
-    for (name, data) in &parts {
-        assert_eq!(seen.fact(&format!("/{name}")), sum(data));
+    boot.words("testinit.sum=/.extra/sysext/5.raw testinit.memory");
+    let seen = boot.succeeds();
+    let stat = format!("RegularFile mode 444 owner 0:0 size {PART}");
+    for index in 1..=PARTS {
+        starts(&seen, &format!("/.extra/sysext/{index}.raw"), &stat);
     }
+    let fifth = seen.facts("/.extra/sysext/5.raw");
+    assert_eq!(fifth[1], sum(&vec![5; PART]));
     let (held, visible) = memory(&seen);
     assert_eq!(held, visible, "KiB are held, can be seen");
-    let expected = 4 * u64::try_from(PART).unwrap() / 1024;
+    let expected = u64::from(PARTS) * (PART as u64 / 1024);
     assert!(
         (expected..expected + 64).contains(&visible),
         "{visible} KiB"
+    );
+    Ok(())
+}
+
+/// More than the new root can take, which the old one still could.
+fn too_much(ground: &Ground) -> Result<(), Failed> {
+    let mut boot = partition_boot(ground);
+    extensions(&mut boot, 13 << 20)?;
+    boot.fails(
+        "/.extra/sysext/",
+        &["no space left (ENOSPC)", "half of the machine's memory"],
     );
     Ok(())
 }
