@@ -18,10 +18,12 @@
 //!    errno, and a worker that the kernel kills or never wakes again takes
 //!    nobody along. Threads were the alternative: they would need stacks, a
 //!    futex and shared state, for no gain that could be measured.
-//! 3. *One at a time on one CPU*, unless it sleeps: a second one would only take
-//!    the first one's time, and perhaps for a driver that nobody needs. One that
-//!    has not returned in [`SLEEPS_AFTER_US`] waits for its hardware, and another
-//!    module can be checked meanwhile.
+//! 3. *Several on one CPU, too*: half of a load is waiting, for grace periods of
+//!    the kernel's and for hardware. What heads the longest chain starts first.
+//!    Of drivers that may turn out not to be needed, no more are loaded at once
+//!    than there are CPUs: they would take time from what is. One that has not
+//!    returned in a while ([`SLEEPS_AFTER_US`]) waits for its hardware and does
+//!    not count.
 //! 4. *Each once, in an order worked out at build time.* The plan's dependencies
 //!    form a DAG of indices; [`crate::schedule`] hands out whatever is ready, the
 //!    boot disk's chain first.
@@ -56,11 +58,12 @@ pub const STUCK_AFTER_US: u64 = 30_000_000;
 /// started any more.
 pub const ALL_STUCK_AFTER_US: u64 = 60_000_000;
 
-/// How long a module computes at most, in microseconds: the check of its
-/// signature and linking take a fifth of that.
+/// How long a module computes at most on a CPU of its own, in microseconds: the
+/// check of its signature and linking take a fifth of that.
 pub const SLEEPS_AFTER_US: u64 = 250_000;
 
-/// No more workers than this: past it the kernel's own locks are the limit.
+/// No more workers than this: past it the kernel's own locks are the limit, and
+/// on one CPU there is nothing left to wait for.
 const MAX_WORKERS: usize = 8;
 
 /// Status of a worker that ended by a signal: no errno of module loading.
@@ -105,6 +108,8 @@ pub struct Loader<'p> {
     /// Parameters from the kernel command line: of which module, and what.
     params: Vec<(String, String)>,
     schedule: Schedule<'p>,
+    /// What the image needs, as far as it is known before it is found.
+    for_image: Vec<u16>,
     cpus: usize,
     /// Running workers; `children` and `jobs` go in step.
     children: Vec<Child>,
@@ -133,6 +138,7 @@ impl<'p> Loader<'p> {
             packs: paths.packs.clone(),
             params: module_params(&cmdline),
             schedule: Schedule::new(plan),
+            for_image: Vec::new(),
             cpus: process::cpus().clamp(1, MAX_WORKERS),
             children: Vec::new(),
             jobs: Vec::new(),
@@ -150,14 +156,23 @@ impl<'p> Loader<'p> {
                 self.schedule.want(index, Urgency::Disk);
             }
         }
-        self.want_role(Role::Image, Urgency::Image);
+        for (index, module) in (0..=u16::MAX).zip(&self.plan.modules) {
+            if module.role == Role::Image {
+                self.want_image(index);
+            }
+        }
     }
 
     /// Asks for a module that the image needs where it is.
     pub fn want_for_image(&mut self, name: &str) {
         if let Some(index) = self.index_of(name) {
-            self.schedule.want(index, Urgency::Image);
+            self.want_image(index);
         }
+    }
+
+    fn want_image(&mut self, index: u16) {
+        self.schedule.want(index, Urgency::Image);
+        self.for_image.push(index);
     }
 
     /// Asks for everything that could carry storage. Returns how many modules
@@ -209,11 +224,7 @@ impl<'p> Loader<'p> {
     /// Loads what the image needs and nothing else any more.
     pub fn finish_image(&mut self, log: &mut Log) {
         self.schedule.drop_wanted();
-        let wanted: Vec<u16> = (0..=u16::MAX)
-            .zip(&self.plan.modules)
-            .filter(|(_, module)| module.role == Role::Image)
-            .map(|(index, _)| index)
-            .collect();
+        let wanted = self.for_image.clone();
         self.load(&wanted, log);
     }
 
@@ -229,7 +240,7 @@ impl<'p> Loader<'p> {
             let sleeps = self
                 .jobs
                 .iter()
-                .map(|job| job.started.saturating_add(SLEEPS_AFTER_US))
+                .map(|job| self.sleeps_at(job))
                 .filter(|&at| at > now && self.schedule.wants(Urgency::Suspicion))
                 .min();
             let wake = [stuck, sleeps].into_iter().flatten().fold(until, u64::min);
@@ -324,25 +335,35 @@ impl<'p> Loader<'p> {
         loop {
             let now = clock::micros();
             // A worker that sleeps leaves its CPU to another.
-            let awake = self
-                .jobs
-                .iter()
-                .filter(|job| now < job.started.saturating_add(SLEEPS_AFTER_US))
-                .count();
-            if awake >= self.cpus || self.jobs.len() >= MAX_WORKERS {
+            if self.jobs.len() >= MAX_WORKERS {
                 break;
             }
+            let guesses = self
+                .jobs
+                .iter()
+                .filter(|job| is_guess(job.urgency) && now < self.sleeps_at(job))
+                .count();
             // With several CPUs, disks and image are prepared side by side.
-            let image_first = self.cpus > 1
-                && self.jobs.iter().any(|job| job.urgency != Urgency::Image)
-                && !self.jobs.iter().any(|job| job.urgency == Urgency::Image);
-            let next = self.schedule.take_ready(image_first);
+            let image_first = guesses > 0;
+            let least = if guesses < self.cpus {
+                Urgency::Suspicion
+            } else {
+                Urgency::Image
+            };
+            let next = self.schedule.take_ready(image_first, least);
             self.report_blocked(log);
             let Some((node, urgency)) = next else {
                 break;
             };
             self.start(node, urgency, log);
         }
+    }
+
+    /// When a job can be taken to sleep. The CPUs are shared.
+    fn sleeps_at(&self, job: &Job) -> u64 {
+        let share = self.jobs.len().div_ceil(self.cpus) as u64;
+        let computes = SLEEPS_AFTER_US.saturating_mul(share);
+        job.started.saturating_add(computes)
     }
 
     fn start(&mut self, node: Node, urgency: Urgency, log: &mut Log) {
@@ -474,6 +495,11 @@ impl<'p> Loader<'p> {
             }
         }
     }
+}
+
+/// Whether a module is wanted for a device that may not be the boot disk.
+fn is_guess(urgency: Urgency) -> bool {
+    !matches!(urgency, Urgency::Disk | Urgency::Image)
 }
 
 /// How soon a device's driver is wanted: at once if the device says that it is

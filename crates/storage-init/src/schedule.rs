@@ -54,6 +54,8 @@ pub enum State {
 struct Waiting {
     node: Node,
     urgency: Urgency,
+    /// How many loads one after another wait for this one at most.
+    height: usize,
 }
 
 /// The state of every module and pack of a plan.
@@ -96,16 +98,57 @@ impl<'p> Schedule<'p> {
     /// What was wanted less urgently is from now on.
     pub fn want(&mut self, index: u16, urgency: Urgency) -> usize {
         let mut new = 0;
-        for node in self.missing(index) {
+        let chain = self.missing(index);
+        let heights = self.heights(&chain);
+        for (node, height) in chain.into_iter().zip(heights) {
             if self.state(node) == State::Idle {
                 self.set(node, State::Wanted);
-                self.queue.push(Waiting { node, urgency });
+                self.queue.push(Waiting {
+                    node,
+                    urgency,
+                    height,
+                });
                 new += usize::from(matches!(node, Node::Module(_)));
             } else if let Some(waiting) = self.queue.iter_mut().find(|w| w.node == node) {
                 waiting.urgency = waiting.urgency.min(urgency);
+                waiting.height = waiting.height.max(height);
             }
         }
         new
+    }
+
+    /// How many nodes of a chain, one after another, wait for each of them. Each
+    /// stands after what it needs.
+    fn heights(&self, chain: &[Node]) -> Vec<usize> {
+        let mut heights = vec![0; chain.len()];
+        for at in (0..chain.len()).rev() {
+            let (Some(&Node::Module(index)), Some(&height)) = (chain.get(at), heights.get(at))
+            else {
+                continue;
+            };
+            for (need, _) in self.needs(index) {
+                let found = chain.iter().position(|&node| node == need);
+                if let Some(below) = found.and_then(|below| heights.get_mut(below)) {
+                    *below = (height + 1).max(*below);
+                }
+            }
+        }
+        heights
+    }
+
+    /// What a module needs before it can be loaded, and whether it cannot do
+    /// without.
+    fn needs(&self, index: u16) -> impl Iterator<Item = (Node, bool)> {
+        let plan = self.plan;
+        let module = plan.modules.get(usize::from(index));
+        let pack = module.and_then(|module| module.packed);
+        let needs = module.map_or(&[][..], |module| &module.needs);
+        let needs = needs.iter().map(move |&need| {
+            let needed = plan.modules.get(usize::from(need));
+            (Node::Module(need), needed.is_some_and(|m| m.required))
+        });
+        let pack = pack.map(|packed| (Node::Pack(packed.pack), true));
+        pack.into_iter().chain(needs)
     }
 
     /// How many modules would have to be loaded to have this one.
@@ -147,10 +190,11 @@ impl<'p> Schedule<'p> {
     }
 
     /// Takes what is to be done next: of all that is wanted and has what it
-    /// needs, the most urgent. With `image_first`, what the image needs goes
-    /// before all but the boot disk's chain. Modules whose needs have failed are
-    /// marked on the way.
-    pub fn take_ready(&mut self, image_first: bool) -> Option<(Node, Urgency)> {
+    /// needs, the most urgent, and of what the boot surely needs that which the
+    /// longest chain waits for. With `image_first`, what the image needs goes
+    /// before all but the boot disk's chain; what is less urgent than `least` in
+    /// that order stays. Modules whose needs have failed are marked on the way.
+    pub fn take_ready(&mut self, image_first: bool, least: Urgency) -> Option<(Node, Urgency)> {
         let rank = |urgency| match urgency {
             Urgency::Disk => 0,
             Urgency::Image if image_first => 1,
@@ -162,7 +206,13 @@ impl<'p> Schedule<'p> {
         let mut best: Option<(usize, Waiting)> = None;
         let mut at = 0;
         while let Some(&waiting) = self.queue.get(at) {
-            let better = best.is_none_or(|(_, best)| rank(waiting.urgency) < rank(best.urgency));
+            // All of these are needed. Of what is guessed, the cheapest may do.
+            let height = |w: Waiting| match w.urgency {
+                Urgency::Disk | Urgency::Image => w.height,
+                _ => 0,
+            };
+            let order = |w: Waiting| (rank(w.urgency), usize::MAX - height(w));
+            let better = best.is_none_or(|(_, best)| order(waiting) < order(best));
             match self.readiness(waiting.node) {
                 Readiness::Blocked(by) => {
                     self.queue.remove(at);
@@ -176,12 +226,14 @@ impl<'p> Schedule<'p> {
                     at = 0;
                     continue;
                 }
-                Readiness::Ready if better => best = Some((at, waiting)),
+                Readiness::Ready if better && rank(waiting.urgency) <= rank(least) => {
+                    best = Some((at, waiting));
+                }
                 Readiness::Ready | Readiness::Waits => {}
             }
             at += 1;
         }
-        let (at, Waiting { node, urgency }) = best?;
+        let (at, Waiting { node, urgency, .. }) = best?;
         self.queue.remove(at);
         self.set(node, State::Running);
         Some((node, urgency))
@@ -220,16 +272,8 @@ impl<'p> Schedule<'p> {
         let Node::Module(index) = node else {
             return Readiness::Ready;
         };
-        let Some(module) = self.plan.modules.get(usize::from(index)) else {
-            return Readiness::Ready;
-        };
-        let pack = module.packed.map(|packed| (Node::Pack(packed.pack), true));
-        let needs = module.needs.iter().map(|&need| {
-            let needed = self.plan.modules.get(usize::from(need));
-            (Node::Module(need), needed.is_some_and(|m| m.required))
-        });
         let mut readiness = Readiness::Ready;
-        for (need, required) in pack.into_iter().chain(needs) {
+        for (need, required) in self.needs(index) {
             match self.state(need) {
                 State::Failed(_) | State::Blocked(_) if required => {
                     return Readiness::Blocked(need);
@@ -298,7 +342,9 @@ mod tests {
     }
 
     fn take(schedule: &mut Schedule<'_>) -> Option<Node> {
-        schedule.take_ready(false).map(|(node, _)| node)
+        schedule
+            .take_ready(false, Urgency::Suspicion)
+            .map(|(node, _)| node)
     }
 
     use Node::{Module as M, Pack as P};
@@ -331,13 +377,25 @@ mod tests {
 
     #[test]
     fn what_was_asked_for_first_goes_first() {
-        let plan = plan(&[&[], &[], &[1], &[]], &[]);
+        let plan = plan(&[&[], &[], &[], &[]], &[]);
         let mut schedule = Schedule::new(&plan);
-        for index in [3, 2, 0] {
+        for index in [3, 1, 0] {
             schedule.want(index, Storage);
         }
         let order = [(); 3].map(|()| take(&mut schedule));
         assert_eq!(order, [Some(M(3)), Some(M(1)), Some(M(0))]);
+    }
+
+    #[test]
+    fn what_the_longest_chain_waits_for_goes_first() {
+        // 0 <- 2 <- 4, 1 <- 3, 5
+        let plan = plan(&[&[], &[], &[0], &[1], &[2], &[]], &[]);
+        let mut schedule = Schedule::new(&plan);
+        for index in [5, 3, 4] {
+            schedule.want(index, Image);
+        }
+        let order = [(); 3].map(|()| take(&mut schedule));
+        assert_eq!(order, [Some(M(0)), Some(M(1)), Some(M(5))]);
     }
 
     #[test]
@@ -349,12 +407,12 @@ mod tests {
         schedule.want(1, Bus);
         // The disk turns out to hang on 1, which needs 0.
         assert_eq!(schedule.want(1, Disk), 0);
-        assert_eq!(schedule.take_ready(false), Some((M(0), Disk)));
-        assert_eq!(schedule.take_ready(false), Some((M(3), Image)));
+        assert_eq!(schedule.take_ready(false, Bus), Some((M(0), Disk)));
+        assert_eq!(schedule.take_ready(false, Bus), Some((M(3), Image)));
         schedule.finished(M(0), 0);
-        assert_eq!(schedule.take_ready(false), Some((M(1), Disk)));
+        assert_eq!(schedule.take_ready(false, Bus), Some((M(1), Disk)));
         assert!(!schedule.wants(Image) && schedule.wants(Bus));
-        assert_eq!(schedule.take_ready(false), Some((M(2), Bus)));
+        assert_eq!(schedule.take_ready(false, Bus), Some((M(2), Bus)));
     }
 
     #[test]
@@ -364,8 +422,11 @@ mod tests {
         schedule.want(0, Storage);
         schedule.want(1, Image);
         schedule.want(2, Disk);
-        let order = [(); 3].map(|()| schedule.take_ready(true).unwrap().0);
-        assert_eq!(order, [M(2), M(1), M(0)]);
+        let mut take = |least| schedule.take_ready(true, least).map(|(node, _)| node);
+        assert_eq!(take(Image), Some(M(2)));
+        assert_eq!(take(Image), Some(M(1)));
+        assert_eq!(take(Image), None);
+        assert_eq!(take(Bus), Some(M(0)));
     }
 
     #[test]
