@@ -284,6 +284,94 @@ fn aliases(place: Place) -> Result<(), Failed> {
     tree.compare(&names, false)
 }
 
+/// The plan of a generic mini-initramfs: whatever device asks for a module gets
+/// all that modprobe would load with it, each after what it needs, out of packs
+/// that do not stand in each other's way.
+fn generic_plan(place: Place) -> Result<(), Failed> {
+    let tree = Tree::new(place(), "");
+    let plan = generic(&tree)?.plan;
+    let files: BTreeSet<&str> = plan.packs.iter().map(|pack| pack.file.as_str()).collect();
+    if files.len() != plan.packs.len() || files.is_empty() {
+        return Err(format!("packs share names: {:?}", plan.packs).into());
+    }
+    let modules = &plan.modules;
+    // Names of what is loaded for each: itself and all that stands before.
+    let mut closures: Vec<BTreeSet<&str>> = Vec::new();
+    for module in modules {
+        let mut closure = BTreeSet::from([module.name.as_str()]);
+        for &need in &module.needs {
+            closure.extend(&closures[usize::from(need)]);
+        }
+        closures.push(closure);
+    }
+    for (module, closure) in modules.iter().zip(&closures) {
+        for line in tree.theirs(&module.name) {
+            let Some(path) = line.strip_prefix("insmod ") else {
+                continue;
+            };
+            let name = module_name(path.split(' ').next().unwrap());
+            if !closure.contains(name.as_str()) {
+                return Err(format!("{} comes without {name}", module.name).into());
+            }
+        }
+    }
+    // Every alias of a driver in it finds that driver.
+    let drivers: BTreeSet<&str> = modules
+        .iter()
+        .filter(|module| module.role.name() == "bus")
+        .map(|module| module.name.as_str())
+        .collect();
+    let aliases = tree.root.join("usr/lib/modules").join(&tree.release);
+    let text = fs::read_to_string(aliases.join("modules.alias")).unwrap();
+    let mut found = 0;
+    for (pattern, module) in text.lines().filter_map(|line| {
+        let (pattern, module) = line.strip_prefix("alias ")?.rsplit_once(' ')?;
+        Some((pattern, drivers.get(module)?))
+    }) {
+        if !["pci:", "usb:", "virtio:", "scsi:"]
+            .iter()
+            .any(|bus| pattern.starts_with(bus))
+        {
+            continue;
+        }
+        found += 1;
+        let mut served = plan.modules_for(&fill(pattern));
+        if !served.any(|number| modules[usize::from(number)].name == *module) {
+            return Err(format!("{pattern} does not find {module}").into());
+        }
+    }
+    match found > 1000 {
+        true => Ok(()),
+        false => Err(format!("only {found} aliases").into()),
+    }
+}
+
+fn generic(tree: &Tree) -> Result<builder::BuiltMini, Failed> {
+    let folder = tree.config.path();
+    let init = folder.join("init");
+    fs::write(&init, b"\x7fELF").unwrap();
+    let kernel = builder::Kernel {
+        release: tree.release.clone(),
+        sysroot: tree.root.clone(),
+        modules_dir: None,
+    };
+    let candidate = builder::Candidate {
+        name: "esp".into(),
+        partition: builder::Selector::PartLabel("ESP".into()),
+        file: Some("/image".into()),
+        expect: builder::Expect::default(),
+    };
+    let root = builder::RootHash::from_bytes(&[0; 32]).unwrap();
+    let request = builder::MiniRequest {
+        auth: builder::Auth::Sealed(root),
+        candidates: vec![candidate],
+        // As fast as it can be: what is looked at is the plan.
+        compression: builder::Compression::ZstdLevel(1),
+        ..builder::MiniRequest::new(folder.join("mini"), init, kernel)
+    };
+    builder::build_mini(&request, &builder::Silent).map_err(|e| e.to_string().into())
+}
+
 /// A name that a pattern matches: of brackets the first that is in them.
 fn fill(pattern: &str) -> String {
     let mut out = String::new();
@@ -308,10 +396,11 @@ fn main() -> ExitCode {
     arguments.test_threads = arguments.test_threads.or(Some(1));
     let tier = Tier::from_env();
     tier.explain();
-    let kinds: [(&str, Check); 3] = [
+    let kinds: [(&str, Check); 4] = [
         ("every_module", modules),
         ("every_module_as_configured", configured),
         ("aliases", aliases),
+        ("generic_plan", generic_plan),
     ];
     let mut trials = Vec::new();
     for &(kernel, place) in KERNELS.iter().filter(|_| tier != Tier::Later) {
