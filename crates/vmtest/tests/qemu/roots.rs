@@ -306,6 +306,8 @@ fn key_in_the_initramfs(ground: &Ground) -> Result<(), Failed> {
         b"etc\netc/crypttab\netc/cryptsetup-keys.d\netc/cryptsetup-keys.d/root.key\n",
     )?;
     let mut bytes = fs::read(roots.storage.dracut_initrd())?;
+    // The kernel takes a header at a multiple of four only.
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
     bytes.extend(archive);
     let initrd = dir.join("initrd");
     fs::write(&initrd, bytes)?;
