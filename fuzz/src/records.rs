@@ -242,6 +242,7 @@ pub fn kmod(data: &[u8]) {
     let names = index.modules().iter().take(8).map(|m| m.name.as_str());
     for name in names.chain([wanted]) {
         drop((index.options(name), index.is_blacklisted(name)));
+        let _ = (index.is_blocked(name), index.remove_lines(name).count());
         let order = match index.load_order(&[name]) {
             Ok(order) => order,
             Err(error) => {

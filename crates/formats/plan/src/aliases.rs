@@ -321,23 +321,41 @@ impl<'b> Node<'b> {
     }
 }
 
-/// Checks what the module's documentation promises, each byte of the nodes once.
+/// A subtree that [`check`] is in.
+struct Open<'b> {
+    /// Where it ends.
+    end: usize,
+    /// Length of its node's literal.
+    depth: usize,
+    /// The lengths of the children that are still to come.
+    lengths: &'b [u8],
+    /// What the label of the last child began with.
+    last: Option<u8>,
+}
+
+/// Checks what the module's documentation promises; looks at each node once.
 fn check(bytes: &[u8], targets: usize) -> Result<(), AliasError> {
     let damaged = |at| AliasError::Damaged { at };
     let (pool, root) = sections(bytes).ok_or(damaged(0))?;
-    // Ends of the subtrees that the walk is in, with the length of the literal
-    // that each of them began with.
-    let mut inside: Vec<(usize, usize)> = Vec::new();
+    let mut inside: Vec<Open<'_>> = Vec::new();
     let mut at = root;
     let mut count = 0usize;
     loop {
         let node = Node::read(bytes, at).ok_or(damaged(at))?;
-        let (parent_end, above) = inside.last().copied().unwrap_or((bytes.len(), 0));
-        let depth = above.saturating_add(node.label.len());
-        let label = match inside.is_empty() {
-            true => node.label.is_empty(),
-            false => !node.label.is_empty() && !node.label.iter().any(|b| is_wildcard(*b)),
+        let (end, above, good) = match inside.last_mut() {
+            None => (bytes.len(), 0, node.label.is_empty()),
+            Some(parent) => {
+                let (len, lengths) = parent.lengths.split_at_checked(CHILD).ok_or(damaged(at))?;
+                parent.lengths = lengths;
+                let end = get_u32(len, 0).and_then(|len| at.checked_add(len));
+                let first = node.label.first().copied();
+                let ascends = first > parent.last;
+                parent.last = first;
+                let literal = !node.label.iter().any(|byte| is_wildcard(*byte));
+                (end.ok_or(damaged(at))?, parent.depth, ascends && literal)
+            }
         };
+        let depth = above.saturating_add(node.label.len());
         count = count.saturating_add(node.patterns.len() / ENTRY);
         let patterns = node.patterns().all(|(rest, target)| {
             let rest = pool_text(pool, rest);
@@ -347,46 +365,27 @@ fn check(bytes: &[u8], targets: usize) -> Result<(), AliasError> {
                         && rest.first().is_none_or(|first| is_wildcard(*first))
                 })
         });
-        let end = node.end();
-        // A root is a whole: nothing but its subtree follows. Children are checked
-        // against the end of their parent's.
-        let ends = match inside.is_empty() {
-            true => end == parent_end,
-            false => end <= parent_end,
-        };
-        let bounded = depth <= MAX_PATTERN && count <= MAX_PATTERNS;
-        if !(label && patterns && ends && bounded && ascending(bytes, &node)) {
+        if !(good && patterns && depth <= MAX_PATTERN && count <= MAX_PATTERNS) {
             return Err(damaged(at));
         }
+        inside.push(Open {
+            end,
+            depth,
+            lengths: node.children,
+            last: None,
+        });
         at = node.first_child;
-        // What has children goes on inside; what has none must end where its
-        // subtree was said to.
-        inside.push((end, depth));
-        while inside.last().is_some_and(|&(end, _)| end <= at) {
+        // What has no further children ends here, and where it was said to.
+        while let Some(open) = inside.last().filter(|open| open.lengths.is_empty()) {
+            if open.end != at {
+                return Err(damaged(at));
+            }
             inside.pop();
         }
         if inside.is_empty() {
             return Ok(());
         }
     }
-}
-
-/// Whether a node's children are in order and each as long as its parent says.
-fn ascending(bytes: &[u8], node: &Node<'_>) -> bool {
-    let mut at = node.first_child;
-    let mut last = None;
-    for len in node.children() {
-        let Some(child) = Node::read(bytes, at) else {
-            return false;
-        };
-        let first = child.label.first().copied();
-        if first <= last || Some(child.end()) != at.checked_add(len) {
-            return false;
-        }
-        last = first;
-        at = child.end();
-    }
-    true
 }
 
 /// A pattern on its way into the table.
