@@ -32,7 +32,7 @@ pub use certificate::TrustedCertificate;
 pub use error::{Error, ErrorKind, Result};
 pub use image::{ImageJob, ImageWriter, MkfsErofs, claimed_root, expect_of};
 pub use kernel::{kernel_image, kernel_release, kernel_release_of_image};
-pub use mini::host::boot_disks;
+pub use mini::host::{boot_disks, drivers_of};
 pub use osrelease::product_of;
 pub use progress::{Progress, Silent, Step};
 pub use request::{

@@ -52,6 +52,8 @@ pub enum Command {
     Install(InstallArgs),
     /// Boot a built set in QEMU
     Run(RunArgs),
+    /// Tell the next boot which drivers to try first
+    Hint(HintArgs),
     /// Print the completions for a shell
     Completions(CompletionsArgs),
     /// Write the man pages into a folder
@@ -307,6 +309,51 @@ pub struct KeygenArgs {
     /// Print what was made as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `hint`.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+The hint is the file loader/credentials/initoverlayfs.hint.cred on the ESP. \
+systemd-stub passes it to the boot (and measures it into PCR 12); without a UKI, \
+initoverlayfs.hint=MODULE,... on the kernel command line does the same. A boot \
+whose hint is wrong takes longer and nothing else.")]
+pub struct HintArgs {
+    /// What to do with it
+    #[arg(value_name = "ACTION", value_enum)]
+    pub action: HintAction,
+
+    /// Folder of the ESP [default: /efi, /boot/efi or /boot]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub esp: Option<PathBuf>,
+
+    /// The record of this boot
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/run/initoverlayfs/boot.json",
+        hide = true
+    )]
+    pub record: PathBuf,
+
+    /// Where sysfs is
+    #[arg(long, value_name = "DIR", default_value = "/sys", hide = true)]
+    pub sysfs: PathBuf,
+
+    /// Print it as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `hint` does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum HintAction {
+    /// Write the drivers of the disk that this boot's image is on
+    Record,
+    /// Print it
+    Show,
+    /// Remove it
+    Clear,
 }
 
 /// Arguments of `sign`.

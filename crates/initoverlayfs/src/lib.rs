@@ -11,6 +11,7 @@
 mod build;
 pub mod cli;
 mod error;
+mod hint;
 mod inspect;
 mod install;
 mod keygen;
@@ -54,6 +55,7 @@ fn dispatch(command: cli::Command) -> error::Result<()> {
         Command::Plan(args) => plan::run(&args),
         Command::Install(args) => install::run(&args),
         Command::Run(args) => run::run(args),
+        Command::Hint(args) => hint::run(&args),
         Command::Completions(args) => manual::completions(args.shell),
         Command::Man(args) => manual::man(&args.dir),
     }

@@ -133,6 +133,22 @@ fn attribute(path: &Path) -> Option<String> {
     (!text.is_empty() && text.len() <= MAX_ATTRIBUTE).then(|| text.to_owned())
 }
 
+/// The modules that drive the devices between the block device `name` and the
+/// machine, what is nearest to the machine first, each once.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] if there is no such block device.
+pub fn drivers_of(sysfs: &Path, name: &str) -> Result<Vec<String>> {
+    let links = chain(sysfs, &[name.to_owned()])?;
+    let mut modules: Vec<String> = Vec::new();
+    for module in links.into_iter().rev().filter_map(|link| link.module) {
+        if !modules.contains(&module) {
+            modules.push(module);
+        }
+    }
+    Ok(modules)
+}
+
 /// The block devices under this machine's boot partition: what is mounted on
 /// the first of /efi, /boot/efi and /boot that is a mount point, else on /.
 /// Kernel names, as [`crate::HostDisks::devices`] takes them. Of a file system

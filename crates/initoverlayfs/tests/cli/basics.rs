@@ -14,6 +14,7 @@ fn help_shows_every_command_and_the_exit_status() {
         "sign",
         "verify",
         "run",
+        "hint",
         "completions",
         "Exit status",
     ] {

@@ -6,6 +6,7 @@
 mod basics;
 mod build;
 mod common;
+mod hint;
 mod inspect;
 mod install;
 mod plan;
