@@ -1,7 +1,7 @@
 //! What a caller asks for.
 
 use crate::sign::Signer;
-use iofs_plan::{Auth, Candidate, OnCorruption, OnFailure, Uuid};
+use iofs_plan::{Appended, Auth, Candidate, OnCorruption, OnFailure, Uuid};
 use std::path::PathBuf;
 
 /// Where the init image's files come from.
@@ -247,6 +247,12 @@ pub struct MiniRequest {
     pub auth: Auth,
     /// What the kernel does about a block that is not the one that was proven.
     pub on_corruption: OnCorruption,
+    /// The file systems that the kernel may mount to reach an image that is a
+    /// file: of [`Self::KERNEL_MOUNTS`].
+    pub kernel_mounts: Vec<String>,
+    /// What of the boot loader's archives goes into the image's root; `None` is
+    /// all where nothing is authenticated, else what systemd-stub passes.
+    pub appended: Option<Appended>,
     /// What the image is of; if empty, [`crate::build`] takes the image's.
     pub product: String,
     /// The init to execute in the image; the first that exists.
@@ -269,6 +275,9 @@ impl MiniRequest {
     /// initramfs-tools' have /init; a root tree has /sbin/init.
     pub const INITS: [&'static str; 3] = ["/init", "/sbin/init", "/usr/lib/systemd/systemd"];
 
+    /// The file systems that storage-init has the kernel read if it may.
+    pub const KERNEL_MOUNTS: [&'static str; 2] = ["xfs", "btrfs"];
+
     /// An order with defaults for the rest: every storage bus, zstd, a limit of
     /// 90 seconds, and a restart 10 seconds after a failure.
     #[must_use]
@@ -281,6 +290,8 @@ impl MiniRequest {
             candidates: Vec::new(),
             auth: Auth::default(),
             on_corruption: OnCorruption::default(),
+            kernel_mounts: Vec::new(),
+            appended: None,
             product: String::new(),
             inits: Self::INITS.map(String::from).to_vec(),
             device_timeout_ms: 90_000,

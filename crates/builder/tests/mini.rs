@@ -6,8 +6,8 @@
 mod common;
 
 use builder::{
-    Auth, BootPlan, BuiltMini, Candidate, Compression, ErrorKind, Expect, HostDisks, Kernel,
-    MiniRequest, Modules, Selector, Silent, build_mini,
+    Appended, Auth, BootPlan, BuiltMini, Candidate, Compression, ErrorKind, Expect, HostDisks,
+    Kernel, MiniRequest, Modules, Selector, Silent, build_mini,
 };
 use common::*;
 use iofs_plan::{Absent, Role};
@@ -954,4 +954,50 @@ fn real_modules_as_modprobe_loads_them() {
         }
     }
     assert!(minis.iter().all(|mini| *mini == minis[0]));
+}
+
+#[test]
+fn what_the_kernel_may_mount_comes_along() {
+    let kernel = FakeKernel::new();
+    let modules = kernel.path().join("usr/lib/modules/6.0");
+    let mut request = kernel.request(Modules::Generic);
+    request.kernel_mounts = vec!["xfs".into()];
+    let error = build_mini(&request, &Silent).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Modules);
+
+    let xfs = modules.join("kernel/fs/xfs/xfs.ko");
+    fs::create_dir_all(xfs.parent().unwrap()).unwrap();
+    fs::write(&xfs, "\x7fELF xfs").unwrap();
+    fs::write(
+        modules.join("modules.dep"),
+        format!("{DEP}kernel/fs/xfs/xfs.ko:\n"),
+    )
+    .unwrap();
+    let built = build_mini(&request, &Silent).unwrap();
+    assert_eq!(built.plan.kernel_mounts, ["xfs"]);
+    let (module, _) = module(&built.plan, "xfs");
+    assert_eq!((module.role, module.packed), (Role::Mapping, None));
+
+    request.kernel_mounts = vec!["ntfs3".into()];
+    let error = build_mini(&request, &Silent).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Usage);
+    assert!(error.advice().unwrap().contains("xfs and btrfs"));
+}
+
+#[test]
+fn what_is_carried_over_follows_from_what_is_proven() {
+    let kernel = FakeKernel::new();
+    let mut request = kernel.request(Modules::None);
+    let root = iofs_plan::RootHash::from_bytes(&[1; 32]).unwrap();
+    for (auth, asked, expected) in [
+        (Auth::None, None, Appended::All),
+        (Auth::None, Some(Appended::Extra), Appended::Extra),
+        (Auth::Sealed(root), None, Appended::Extra),
+        (Auth::Sealed(root), Some(Appended::All), Appended::All),
+    ] {
+        request.auth = auth;
+        request.appended = asked;
+        let built = build_mini(&request, &Silent).unwrap();
+        assert_eq!(built.plan.appended, expected);
+    }
 }

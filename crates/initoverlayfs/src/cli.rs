@@ -138,6 +138,20 @@ pub struct BuildArgs {
     #[arg(long, value_name = "HOW", default_value = "lz4")]
     pub image_compress: ImageCompressArg,
 
+    /// Let the kernel mount the image's partition, read-only, if it has this
+    /// file system; may be repeated
+    ///
+    /// FAT and ext4 are read without the kernel, in code made for hostile media,
+    /// and are never mounted. The kernel's code is not: whoever can write the
+    /// partition can reach it before anything is proven.
+    #[arg(long, value_name = "TYPE", value_enum)]
+    pub kernel_mount: Vec<KernelMountArg>,
+
+    /// What of the initramfs archives that the boot loader appends goes into the
+    /// image's root [default: extra; all with --auth none]
+    #[arg(long, value_name = "WHAT", value_enum)]
+    pub appended: Option<AppendedArg>,
+
     /// Seconds that the boot waits for the image's device
     #[arg(long, value_name = "SECONDS", default_value_t = 90,
           value_parser = clap::value_parser!(u32).range(1..=86_400))]
@@ -604,6 +618,34 @@ pub enum AuthArg {
     Signed,
     /// Not at all
     None,
+}
+
+/// A file system that only the kernel reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KernelMountArg {
+    /// XFS
+    Xfs,
+    /// Btrfs
+    Btrfs,
+}
+
+impl KernelMountArg {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Xfs => "xfs",
+            Self::Btrfs => "btrfs",
+        }
+    }
+}
+
+/// What of the boot loader's archives is carried over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AppendedArg {
+    /// /.extra, which systemd-stub fills
+    Extra,
+    /// Everything, over the image's own files: who can write boot entries then
+    /// decides what runs
+    All,
 }
 
 /// What the kernel does at a block that was changed.

@@ -121,6 +121,17 @@ fn check_candidates(request: &MiniRequest, warnings: &mut Vec<String>) -> Result
             "the boot plan names no init to execute",
         ));
     }
+    let readable = |name: &String| MiniRequest::KERNEL_MOUNTS.contains(&name.as_str());
+    if let Some(name) = request.kernel_mounts.iter().find(|name| !readable(name)) {
+        return Err(Error::new(
+            ErrorKind::Usage,
+            format!("storage-init does not know what to do with a mount of {name}"),
+        )
+        .hint(format!(
+            "It has the kernel read {}, and reads FAT and ext4 by itself.",
+            MiniRequest::KERNEL_MOUNTS.join(" and ")
+        )));
+    }
     for candidate in &request.candidates {
         if let Some(file) = candidate
             .file

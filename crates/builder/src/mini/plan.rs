@@ -42,11 +42,11 @@ pub(crate) fn compile(
         auth: request.auth.clone(),
         on_corruption: request.on_corruption,
         candidates: request.candidates.clone(),
-        kernel_mounts: Vec::new(),
-        appended: match request.auth {
+        kernel_mounts: request.kernel_mounts.clone(),
+        appended: request.appended.unwrap_or(match request.auth {
             Auth::None => Appended::All,
             Auth::Sealed(_) | Auth::Signed(_) => Appended::Extra,
-        },
+        }),
         packs: layout.packs.clone(),
         modules,
         aliases: aliases(kernel, chosen)?,

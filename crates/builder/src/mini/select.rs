@@ -94,6 +94,9 @@ fn image(index: &Index, request: &MiniRequest) -> Vec<Root> {
     if needs_mapping(request) {
         roots.extend(MAPPING.map(|name| root(name, Role::Mapping, "makes a device of a file")));
     }
+    for name in &request.kernel_mounts {
+        roots.push(root(name, Role::Mapping, "reads the boot partition"));
+    }
     // Of several partitions of a type, that which the firmware booted from.
     let by_type = |candidate: &Candidate| matches!(candidate.partition, Selector::TypeGuid(_));
     if request.candidates.iter().any(by_type) && index.module(VARIABLES).is_some() {
@@ -278,8 +281,9 @@ fn generic(kernel: &KernelModules, warnings: &mut Vec<String>) -> Result<Vec<Roo
 }
 
 /// What must be part of a kernel for which no module is taken along, and is not.
-fn missing_builtins(index: &Index, request: &MiniRequest) -> Vec<&'static str> {
+fn missing_builtins<'r>(index: &Index, request: &'r MiniRequest) -> Vec<&'r str> {
     let mut needed = IMAGE.to_vec();
+    needed.extend(request.kernel_mounts.iter().map(String::as_str));
     if request.auth != Auth::None {
         needed.push(VERITY);
     }

@@ -3,15 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use builder::{
-    BuiltImage, Compression, Container, Generator, GeneratorRun, HostDisks, ImageCompression,
-    ImageRequest, Kernel, MiniRequest, Modules, OnFailure, Source,
+    Appended, BuiltImage, Compression, Container, Generator, GeneratorRun, HostDisks,
+    ImageCompression, ImageRequest, Kernel, MiniRequest, Modules, OnFailure, Source,
 };
 
 use super::trust::TrustPlan;
 use super::uki::UkiPlan;
 use super::{IMAGE, MINI, PLAIN_IMAGE, programs};
 use crate::cli::{
-    BuildArgs, CompressArg, FailureArg, GeneratorArg, ImageCompressArg, ModulesArg, SourceArgs,
+    AppendedArg, BuildArgs, CompressArg, FailureArg, GeneratorArg, ImageCompressArg, ModulesArg,
+    SourceArgs,
 };
 use crate::error::{CliError, Result};
 use crate::place::PlaceArg;
@@ -83,6 +84,15 @@ impl BuildPlan {
             mini: MiniRequest {
                 modules: modules(&args.modules)?,
                 on_corruption: trust.on_corruption,
+                kernel_mounts: args
+                    .kernel_mount
+                    .iter()
+                    .map(|kind| kind.name().into())
+                    .collect(),
+                appended: args.appended.map(|choice| match choice {
+                    AppendedArg::Extra => Appended::Extra,
+                    AppendedArg::All => Appended::All,
+                }),
                 device_timeout_ms: args.timeout.saturating_mul(1000),
                 on_failure: on_failure(args.on_failure),
                 compression: match args.compress {

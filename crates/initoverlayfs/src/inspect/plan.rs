@@ -53,6 +53,8 @@ pub(super) fn node(plan: &BootPlan, size: usize, list: bool) -> Node {
         .fact("auth", plan.auth.name());
     let mut node = trust(node, plan)
         .fact("candidates", candidates.collect::<Vec<_>>())
+        .fact("kernel_mounts", plan.kernel_mounts.clone())
+        .fact("appended", plan.appended.name())
         .fact("inits", plan.inits.clone())
         .fact("device_timeout_ms", Fact::number(plan.device_timeout_ms))
         .fact("on_failure", plan.on_failure.name())
