@@ -460,6 +460,21 @@ impl<'p> Loader<'p> {
         }
     }
 
+    /// Whether what keeps a module away is a failure at its root, and not only a
+    /// bus that this machine does not have.
+    fn blocked_by_failure(&self, mut by: Node) -> bool {
+        // Each is blocked by one that it needs: the chain has no more links than
+        // there are modules.
+        for _ in 0..=self.plan.modules.len() {
+            match self.schedule.state(by) {
+                State::Blocked(next) => by = next,
+                State::Failed(errno) => return self.matters(by, errno),
+                _ => break,
+            }
+        }
+        true
+    }
+
     fn abandon_oldest(&mut self, log: &mut Log) {
         let oldest = self
             .jobs
@@ -482,11 +497,16 @@ impl<'p> Loader<'p> {
     fn report_blocked(&mut self, log: &mut Log) {
         for index in self.schedule.take_blocked() {
             if let State::Blocked(by) = self.schedule.state(Node::Module(index)) {
-                log.error(format_args!(
-                    "module {} is not loaded: it needs {}, which failed",
-                    self.name(index),
-                    self.node_name(by)
-                ));
+                let (name, by_name) = (self.name(index), self.node_name(by));
+                if self.blocked_by_failure(by) {
+                    log.error(format_args!(
+                        "module {name} is not loaded: it needs {by_name}, which failed"
+                    ));
+                } else {
+                    log.debug(format_args!(
+                        "module {name} is not loaded: it needs {by_name}, which found no device"
+                    ));
+                }
                 self.records.push(Record {
                     node: Node::Module(index),
                     micros: 0,
@@ -672,6 +692,70 @@ mod tests {
         assert_eq!(params("dm_verity", "a=1", b""), "a=1");
         assert_eq!(params("dm_verity", "", b"dm_verity.a=1"), "a=1");
         assert_eq!(params("dm_verity", "", b""), "");
+    }
+
+    /// A plan of modules with these roles and needs.
+    fn plan(modules: &[(&str, Role, &[u16])]) -> BootPlan {
+        BootPlan {
+            modules: modules
+                .iter()
+                .map(|&(name, role, needs)| iofs_plan::Module {
+                    name: name.into(),
+                    file: format!("{name}.ko"),
+                    packed: None,
+                    params: String::new(),
+                    role,
+                    needs: needs.to_vec(),
+                    required: true,
+                })
+                .collect(),
+            ..BootPlan::default()
+        }
+    }
+
+    #[test]
+    fn a_hint_goes_first_and_nonsense_is_passed_over() {
+        let plan = plan(&[
+            ("erofs", Role::Image, &[]),
+            ("libata", Role::Dependency, &[]),
+            ("ahci", Role::Bus, &[1]),
+            ("nvme", Role::Bus, &[]),
+        ]);
+        let mut loader = Loader::new(&plan, &Paths::kernel());
+        loader.want_first(&["nonsense".into(), "ahci".into()]);
+        let mut order = Vec::new();
+        while let Some((node, _)) = loader.schedule.take_ready(false, Urgency::Suspicion) {
+            order.push(loader.node_name(node));
+            loader.schedule.finished(node, 0);
+        }
+        assert_eq!(order, ["libata", "ahci", "erofs"]);
+    }
+
+    #[test]
+    fn a_bus_that_is_not_there_is_no_failure() {
+        let plan = plan(&[
+            ("hv_vmbus", Role::Dependency, &[]),
+            ("pci_hyperv", Role::Bus, &[0]),
+            ("child", Role::Bus, &[1]),
+        ]);
+        let mut loader = Loader::new(&plan, &Paths::kernel());
+        let vmbus = Node::Module(0);
+        for (errno, failure) in [(19, false), (8, true)] {
+            loader.schedule = Schedule::new(&plan);
+            loader.schedule.want(2, Urgency::Bus);
+            assert_eq!(
+                loader.schedule.take_ready(false, Urgency::Bus),
+                Some((vmbus, Urgency::Bus))
+            );
+            loader.schedule.finished(vmbus, errno);
+            assert_eq!(loader.schedule.take_ready(false, Urgency::Bus), None);
+            for index in loader.schedule.take_blocked() {
+                let State::Blocked(by) = loader.schedule.state(Node::Module(index)) else {
+                    panic!("{index} is not blocked");
+                };
+                assert_eq!(loader.blocked_by_failure(by), failure);
+            }
+        }
     }
 
     #[test]
