@@ -19,8 +19,8 @@ use kernel_abi::{AsFd, OwnedFd, fiemap, file};
 use crate::log::Log;
 use crate::modules::Loader;
 
-/// Where the boot partition is mounted meanwhile.
-const MOUNT_POINT: &str = "/run/initoverlayfs/boot";
+/// Where the boot partition is mounted meanwhile, in the mini-initramfs.
+const MOUNT_POINT: &str = "/initoverlayfs/boot";
 
 /// Magic numbers of file systems that only the kernel reads: name, offset in
 /// bytes, bytes.

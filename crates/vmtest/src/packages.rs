@@ -22,6 +22,7 @@ const fn package(name: &'static str, shown_by: &'static str) -> Package {
 /// All of them. qemu-utils is not needed and not wanted: disks are raw.
 pub const PACKAGES: &[Package] = &[
     package("binutils", "strip"),
+    package("btrfs-progs", "mkfs.btrfs"),
     package("bzip2", "bzip2"),
     package("cpio", "cpio"),
     package("cryptsetup-bin", "veritysetup"),
@@ -43,6 +44,7 @@ pub const PACKAGES: &[Package] = &[
     package("swtpm", "swtpm"),
     package("user-mode-linux", "linux.uml"),
     package("util-linux", "unshare"),
+    package("xfsprogs", "mkfs.xfs"),
     package("xz-utils", "xz"),
     package("zstd", "zstd"),
 ];

@@ -25,6 +25,8 @@ mod ground;
 mod handover;
 #[path = "uml/hotplug.rs"]
 mod hotplug;
+#[path = "uml/kernel_mounts.rs"]
+mod kernel_mounts;
 #[path = "uml/names.rs"]
 mod names;
 #[path = "uml/places.rs"]
@@ -65,6 +67,7 @@ const TESTS: &[&[Test]] = &[
     hotplug::TESTS,
     names::TESTS,
     handover::TESTS,
+    kernel_mounts::TESTS,
     appended::TESTS,
     faults::TESTS,
     trust::TESTS,

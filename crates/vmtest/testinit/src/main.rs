@@ -17,6 +17,7 @@
 //! | `mount=FSTYPE,SOURCE,TARGET,ro\|rw[,OPTION]` | mounts |
 //! | `umount=TARGET` | unmounts, which fails while it is in use |
 //! | `write=PATH` | makes a file with the text `written by testinit` |
+//! | `scatter=FROM,TO` | copies a file into a new one in many pieces, with room to grow behind its end |
 //! | `memory` | reports what file systems in memory hold, and how much of it can be seen |
 //! | `stacked` | reports loop and dm devices that are in use |
 //! | `switch=SOURCE` | moves to the root on an ext4 partition by `run-init` |
@@ -42,6 +43,7 @@ use iofs_cmdline::Cmdline;
 use kernel_abi::kmsg::{self, Level};
 use kernel_abi::power::{self, Power};
 use kernel_abi::{clock, file, module, mount, process};
+use rustix::fs::{FallocateFlags, Mode, OFlags};
 
 #[global_allocator]
 static HEAP: Heap<{ 64 << 20 }> = Heap::new();
@@ -151,6 +153,7 @@ fn obey(verb: &str, value: &str, start: &Start, report: &mut Report) -> Outcome 
             rustix::mount::unmount(value, rustix::mount::UnmountFlags::empty()).map_err(text)?
         }
         "write" => file::write(value, b"written by testinit\n").map_err(text)?,
+        "scatter" => scatter(value)?,
         "stacked" => report.say("stacked", &stacked().join(" ")),
         "switch" => return switch(value, start, report),
         "freed" => report.say("freed", &wait_until_freed()),
@@ -230,6 +233,33 @@ fn mount_at(value: &str) -> Outcome {
         _ => mount::Flags::empty(),
     };
     mount::mount(source, target, fstype, flags, option).map_err(text)
+}
+
+/// Copies a file while another grows beside it, so that neither can lie in one
+/// piece.
+fn scatter(value: &str) -> Outcome {
+    const PIECE: usize = 16 << 10;
+    let (from, to) = value.split_once(',').ok_or("it takes FROM,TO")?;
+    let bytes = file::read(from, LIMIT).map_err(text)?;
+    let create = |path: &str| {
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
+        rustix::fs::open(path, flags, Mode::from(0o644)).map_err(text)
+    };
+    let beside = format!("{to}.beside");
+    let files = [create(to)?, create(&beside)?];
+    for piece in bytes.chunks(PIECE) {
+        for file in &files {
+            if rustix::io::write(file, piece).map_err(text)? != piece.len() {
+                return Err("it was not all written".into());
+            }
+            rustix::fs::fsync(file).map_err(text)?;
+        }
+    }
+    let [file, _] = &files;
+    let behind = FallocateFlags::KEEP_SIZE;
+    rustix::fs::fallocate(file, behind, bytes.len() as u64, 1 << 20).map_err(text)?;
+    rustix::fs::fsync(file).map_err(text)?;
+    rustix::fs::unlink(&beside).map_err(text)
 }
 
 /// Loop devices that are attached and mapped devices, by their kernel names.

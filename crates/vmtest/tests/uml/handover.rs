@@ -227,7 +227,7 @@ fn esp_in_use(ground: &Ground) -> Result<(), Failed> {
     Ok(())
 }
 
-fn write_beside_image(boot: &mut Boot<'_>) {
+pub(crate) fn write_beside_image(boot: &mut Boot<'_>) -> Seen {
     let file = format!("/mnt{FILE}");
     boot.words("testinit.write=/mnt/loader.conf testinit.umount=/mnt");
     boot.words("testinit.sum=/data");
@@ -243,10 +243,11 @@ fn write_beside_image(boot: &mut Boot<'_>) {
     seen.data_is_intact();
     assert_eq!(seen.fact("/mnt/loader.conf"), "written by testinit");
     assert_eq!(seen.fact(&file), sum(&fs::read(boot.image()).unwrap()));
+    seen
 }
 
 /// A root that initramfs-tools' init would switch to.
-fn next_root(boot: &Boot<'_>, ground: &Ground) -> Partition {
+pub(crate) fn next_root(boot: &Boot<'_>, ground: &Ground) -> Partition {
     let empty = boot.path("empty");
     fs::write(&empty, "").unwrap();
     let mut entries = vec![Entry::new("sbin/init", ground.testinit())];

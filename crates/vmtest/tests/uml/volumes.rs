@@ -211,6 +211,45 @@ pub(crate) fn ext4_with_hole(volume: &Path, image: &Path) {
     ext4_with(volume, &torn, &[]);
 }
 
+/// XFS, the image in one piece. Its smallest volume is 300 MiB, most of it holes.
+pub(crate) fn xfs(volume: &Path, image: &Path) {
+    xfs_with(volume, image, FILE_ON_VOLUME);
+}
+
+/// The same, the image under the name `to`.
+pub(crate) fn xfs_with(volume: &Path, image: &Path, to: &str) {
+    // What mkfs.xfs calls a prototype: a boot block, sizes that no longer mean
+    // anything, then the tree, each folder closed by a dollar.
+    let mut prototype = String::from("/dev/null\n0 0\nd--755 0 0\n");
+    let (folders, name) = to.rsplit_once('/').unwrap_or(("", to));
+    let folders: Vec<&str> = folders.split('/').filter(|part| !part.is_empty()).collect();
+    for folder in &folders {
+        prototype += &format!("{folder} d--755 0 0\n");
+    }
+    prototype += &format!("{name} ---644 0 0 {}\n", image.display());
+    prototype += &"$\n".repeat(folders.len() + 1);
+    let path = volume.with_extension("prototype");
+    fs::write(&path, prototype).unwrap();
+    let file = fs::File::create(volume).unwrap();
+    file.set_len(300 << 20).unwrap();
+    run(Command::new("mkfs.xfs")
+        .args(["-q", "-f", "-p"])
+        .args([&path, volume]));
+}
+
+/// btrfs, the image on it.
+pub(crate) fn btrfs(volume: &Path, image: &Path) {
+    let tree = volume.with_extension("tree");
+    let to = tree.join(FILE_ON_VOLUME);
+    fs::create_dir_all(to.parent().unwrap()).unwrap();
+    fs::copy(image, &to).unwrap();
+    let file = fs::File::create(volume).unwrap();
+    file.set_len(128 << 20).unwrap();
+    run(Command::new("mkfs.btrfs")
+        .args(["-q", "--rootdir"])
+        .args([&tree, volume]));
+}
+
 /// A volume whose image has this much of its beginning.
 pub(crate) fn truncated(volume: &Path, image: &Path) {
     let short = volume.with_extension("short");
