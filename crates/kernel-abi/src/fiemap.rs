@@ -58,8 +58,9 @@ struct Request {
     extents: [RawExtent; BATCH],
 }
 
-/// The size of a file and its runs, in the order of the file, at most
-/// `limit`.
+/// The size of a file and the runs up to there, in the order of the file, at
+/// most `limit`. The last may reach further; what the file system keeps behind
+/// the end, for the file to grow into, is not asked for.
 ///
 /// # Errors
 /// The kernel's; EOPNOTSUPP if the file system does not say where files lie or if
@@ -71,8 +72,8 @@ pub fn runs(file: BorrowedFd<'_>, path: &str, limit: usize) -> Result<(u64, Vec<
     let size = u64::try_from(stat.st_size).unwrap_or(0);
     let mut runs = Vec::new();
     let mut start = 0;
-    loop {
-        let answer = ask(file, start).map_err(error)?;
+    while start < size {
+        let answer = ask(file, start, size - start).map_err(error)?;
         let mapped = usize::try_from(answer.mapped).unwrap_or(BATCH).min(BATCH);
         let extents = answer.extents.get(..mapped).unwrap_or(&[]);
         for extent in extents {
@@ -98,13 +99,14 @@ pub fn runs(file: BorrowedFd<'_>, path: &str, limit: usize) -> Result<(u64, Vec<
                 }
                 start = next;
             }
-            _ => return Ok((size, runs)),
+            _ => break,
         }
     }
+    Ok((size, runs))
 }
 
 #[allow(unsafe_code, reason = "ioctl(2) is unsafe to the last")]
-fn ask(file: BorrowedFd<'_>, start: u64) -> rustix::io::Result<Request> {
+fn ask(file: BorrowedFd<'_>, start: u64, len: u64) -> rustix::io::Result<Request> {
     let empty = RawExtent {
         logical: 0,
         physical: 0,
@@ -115,7 +117,7 @@ fn ask(file: BorrowedFd<'_>, start: u64) -> rustix::io::Result<Request> {
     };
     let mut request = Request {
         start,
-        len: u64::MAX - start,
+        len,
         flags: SYNC,
         mapped: 0,
         count: BATCH as u32,
@@ -188,8 +190,31 @@ mod tests {
     }
 
     #[test]
+    fn room_behind_the_end_is_not_the_files() {
+        let mut file = tempfile::NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        file.write_all(&std::vec![7; 300_000]).unwrap();
+        let runs = || runs(file.as_file().as_fd(), "a file", 1000);
+        let behind = rustix::fs::FallocateFlags::KEEP_SIZE;
+        let room = |_| rustix::fs::fallocate(file.as_file(), behind, 1 << 20, 1 << 20);
+        match runs().map_err(|error| error.errno()).and_then(room) {
+            Ok(()) => {}
+            // As above, or a file system that keeps no room.
+            Err(Errno::OPNOTSUPP) => return,
+            Err(error) => panic!("{error}"),
+        }
+        file.as_file().sync_all().unwrap();
+        let (size, found) = runs().unwrap();
+        assert_eq!(size, 300_000);
+        let end = found.last().map(|run| run.logical + run.len).unwrap();
+        assert!((300_000..1 << 20).contains(&end), "{found:?}");
+    }
+
+    #[test]
     fn what_says_nothing_is_an_error() {
-        let file = std::fs::File::open("/proc/cmdline").unwrap();
-        assert!(runs(file.as_fd(), "/proc/cmdline", 10).is_err());
+        // In memory there is no place on a device.
+        let file = rustix::fs::memfd_create("file", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        rustix::io::write(&file, b"bytes").unwrap();
+        let error = runs(file.as_fd(), "file", 10).unwrap_err();
+        assert_eq!(error.errno(), Errno::OPNOTSUPP);
     }
 }
