@@ -270,7 +270,7 @@ fn damaged(ground: &Ground, kind: &Kind) -> Result<(), Failed> {
         kind.superblock.start..kind.magic.start,
         kind.magic.end..kind.superblock.end,
     ];
-    for ranges in [superblock.as_slice(), &[kind.behind.clone()]] {
+    for ranges in [superblock.as_slice(), std::slice::from_ref(&kind.behind)] {
         let mut boot = Boot::new(ground, &[place()]);
         let start = boot.esp(kind.make)[0].start;
         allow(&mut boot, kind.name);

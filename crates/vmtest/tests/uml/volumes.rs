@@ -213,16 +213,11 @@ pub(crate) fn ext4_with_hole(volume: &Path, image: &Path) {
 
 /// XFS, the image in one piece. Its smallest volume is 300 MiB, most of it holes.
 pub(crate) fn xfs(volume: &Path, image: &Path) {
-    xfs_with(volume, image, FILE_ON_VOLUME);
-}
-
-/// The same, the image under the name `to`.
-pub(crate) fn xfs_with(volume: &Path, image: &Path, to: &str) {
     // What mkfs.xfs calls a prototype: a boot block, sizes that no longer mean
     // anything, then the tree, each folder closed by a dollar.
     let mut prototype = String::from("/dev/null\n0 0\nd--755 0 0\n");
-    let (folders, name) = to.rsplit_once('/').unwrap_or(("", to));
-    let folders: Vec<&str> = folders.split('/').filter(|part| !part.is_empty()).collect();
+    let (folders, name) = FILE_ON_VOLUME.rsplit_once('/').unwrap();
+    let folders: Vec<&str> = folders.split('/').collect();
     for folder in &folders {
         prototype += &format!("{folder} d--755 0 0\n");
     }
