@@ -118,6 +118,7 @@ fn build(
         words,
         uki: Some(key),
         signer: Some(key),
+        modules: "generic",
         options: &[
             "--product",
             "twins",
