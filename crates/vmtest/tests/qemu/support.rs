@@ -340,11 +340,17 @@ pub(crate) fn expect(outcome: &Outcome, text: &str) -> Result<(), Failed> {
 /// What the guest says about `name`.
 pub(crate) fn facts<'a>(outcome: &'a Outcome, name: &str) -> Vec<&'a str> {
     let prefix = format!("{}{name}: ", guest::FACT);
-    outcome
-        .lines
-        .iter()
-        // A prompt, which has no line end, may stand before it.
-        .filter_map(|line| line.message().split_once(prefix.as_str()))
-        .map(|(_, text)| text)
-        .collect()
+    let of_line = |line: &'a ConsoleLine| fact(line, &prefix);
+    outcome.lines.iter().filter_map(of_line).collect()
+}
+
+/// What stands behind `prefix`: a prompt, which has no line end, may stand before
+/// it, and a message of the kernel may have come before its line's end.
+fn fact<'a>(line: &'a ConsoleLine, prefix: &str) -> Option<&'a str> {
+    if let Some((_, text)) = line.message().split_once(prefix) {
+        return Some(text);
+    }
+    let (_, text) = line.text.split_once(prefix)?;
+    let text = text.strip_suffix(line.message())?;
+    text.rsplit_once('[').map(|(before, _)| before)
 }
