@@ -18,6 +18,7 @@ use crate::Test;
 use crate::support::{Ground, LIMIT, expect, facts, fail, run};
 
 pub(crate) const TESTS: &[Test] = &[
+    Test::new("a_missing_driver_is_named", missing_driver),
     Test::new("boots_from_virtio_blk", |ground| {
         bus(ground, "boots_from_virtio_blk", Bus::VirtioBlk, 512)
     }),
@@ -85,6 +86,29 @@ const EXEC: &str = "storage-init: [stage exec]";
 
 /// The size of a crowd's disk in `/proc/partitions`, 64 MiB.
 const EMPTY_KIB: &str = " 65536 ";
+
+/// A mini-initramfs for virtio disks on a machine whose disk is another: what is
+/// there and what would drive it is said.
+fn missing_driver(ground: &Ground) -> Result<(), Failed> {
+    let set = ground.dracut()?;
+    let path = ground.dir().join("disk.img");
+    set.disk(&path, &ground.guest, 512)?;
+    let disk = Disk::scratch(&path, Bus::Nvme);
+    let append = "initoverlayfs.timeout=2 initoverlayfs.failure_wait=0 \
+                  initoverlayfs.on_failure=poweroff";
+    let outcome = ground.boot(&set.mini_initramfs(), disk, append)?;
+    fs::remove_file(&path)?;
+    expect(
+        &outcome,
+        "BOOT FAILED: the init image was not found within 2 s",
+    )?;
+    expect(&outcome, "seen: PCI device 1b36:0010 (class NVMe) at ")?;
+    expect(
+        &outcome,
+        " has no driver in this image; module nvme of this kernel would serve",
+    )?;
+    expect(&outcome, "seen: no disk at all")
+}
 
 /// The disk of the generic set; the tests run one at a time, and each throws
 /// its writes away.
