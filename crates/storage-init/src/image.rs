@@ -127,16 +127,17 @@ impl Examiner<'_> {
         let mut device = open_partition(part, self.paths)?;
         let (place, (proof, Expect { uuid, size })) = match &candidate.file {
             Some(path) => {
-                let map = match (locate(&device, path), kernel_mount::kind(&device)) {
-                    (Err(Unread::NoVolume(_)), Some(kind)) => {
+                let map = match locate(&device, path) {
+                    Ok(map) => map,
+                    Err(Unread::NoFile(why)) => return Err(why),
+                    Err(Unread::NoVolume(why)) => {
+                        let kind = kernel_mount::kind(&device).ok_or(why)?;
                         let allowed = self.kernel_mounts;
                         let (file, map) =
                             kernel_mount::locate(device, kind, path, allowed, modules, log)?;
                         device = file;
                         map
                     }
-                    (Ok(map), _) => map,
-                    (Err(Unread::NoVolume(why) | Unread::NoFile(why)), _) => return Err(why),
                 };
                 map.check(device.size(), part.block_size.into())
                     .map_err(|error| format!("{path}: {error}"))?;
