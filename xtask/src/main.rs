@@ -9,7 +9,6 @@ mod debian;
 mod demo;
 mod dist;
 mod matrix;
-mod reach;
 mod step;
 mod table;
 mod test;
@@ -36,7 +35,7 @@ enum Task {
     Demo,
     /// Measures.
     #[command(subcommand)]
-    Bench(Bench),
+    Bench(bench::Bench),
     /// Writes docs/matrix.md, what boots on what, from what the tests have seen.
     Matrix,
     /// Builds storage-init, run-init and the command line into target/dist.
@@ -48,22 +47,11 @@ enum Task {
     Packages,
 }
 
-#[derive(Debug, Subcommand)]
-enum Bench {
-    /// Boots on the clock that counts instructions: time, bytes read, memory,
-    /// sizes, against Debian's own initramfs files.
-    Boot(bench::Args),
-    /// What it costs to boot anywhere: any machine's drivers, forty disks, a stick
-    /// that comes late; and what a second processor saves.
-    Reach(reach::Args),
-}
-
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Test(args) => return test::run(&args),
         Task::Demo => demo::run(),
-        Task::Bench(Bench::Boot(args)) => bench::run(&args),
-        Task::Bench(Bench::Reach(args)) => reach::run(&args),
+        Task::Bench(bench) => bench::run(&bench),
         Task::Matrix => matrix::run(),
         Task::Dist => dist::run(),
         Task::Guest => guest(),

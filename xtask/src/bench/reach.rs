@@ -10,33 +10,21 @@
 //! that were made in pairs are compared.
 
 use std::error::Error;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
 use qemu_driver::{Accel, Arch, Boot, Bus, Crowd, Disk, Idle, Machine, RunOptions, Vm};
-use serde_json::{Value, json};
-use vmtest::guest::{self, Guest};
+use tempfile::TempDir;
+use vmtest::guest;
 use vmtest::set::{Recipe, Set};
 
-use crate::bench::{median, sorted, version};
-use crate::step;
-use crate::table::render;
+use super::chart::Chart;
+use super::report::{Bound, Column, Report, Row as Line, Table};
+use super::{Ground, Options, median, sorted};
 
-/// How the boots are measured.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    /// How often each boot, or pair of boots, is measured.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=99))]
-    runs: u32,
-    /// Only the rows whose name contains this.
-    #[arg(long, value_name = "FILTER")]
-    only: Option<String>,
-    /// Write the figures to docs/benchmarks/reach.md and reach.json.
-    #[arg(long)]
-    record: bool,
-}
+/// How often each boot, or pair of boots, is measured.
+const RUNS: u32 = 5;
 
 /// The drivers of the disk that the guest has: the profile for one machine.
 const HOST: &str = "virtio-blk";
@@ -86,26 +74,20 @@ struct Row {
 }
 
 struct Reach<'a> {
-    dist: &'a Path,
-    guest: &'a Guest,
-    folder: &'a Path,
+    ground: &'a Ground,
+    /// For sets and disks; goes away.
+    folder: TempDir,
     runs: u32,
 }
 
 type Measure<'a> = fn(&Reach<'a>) -> Result<Vec<Row>, Box<dyn Error>>;
 
-/// The task.
-pub(crate) fn run(args: &Args) -> Result<(), Box<dyn Error>> {
-    step::packages()?;
-    println!("building the programs");
-    let dist = vmtest::dist::ensure(&step::logs()?.join("dist.log"))?;
-    let guest = step::guest()?;
-    let folder = tempfile::tempdir()?;
+/// The family.
+pub(super) fn run(ground: &Ground, options: &Options) -> Result<Report, Box<dyn Error>> {
     let reach = Reach {
-        dist: &dist,
-        guest: &guest,
-        folder: folder.path(),
-        runs: args.runs,
+        ground,
+        folder: tempfile::tempdir()?,
+        runs: options.runs.unwrap_or(RUNS),
     };
     let questions: [(&str, Measure<'_>); 6] = [
         ("any machine's drivers", Reach::profiles),
@@ -115,42 +97,39 @@ pub(crate) fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         ("two processors", Reach::processors),
         ("usb stick", Reach::late),
     ];
-    let wanted = |name: &str| args.only.as_deref().is_none_or(|text| name.contains(text));
     let mut rows = Vec::new();
-    for (name, measure) in questions.into_iter().filter(|(name, _)| wanted(name)) {
+    for (name, measure) in questions
+        .into_iter()
+        .filter(|(name, _)| options.wants(name))
+    {
         println!("{name}");
         rows.extend(measure(&reach)?);
     }
-    let table = table(&rows);
-    println!("\n{table}");
-    if args.record {
-        record(args, &guest, &rows, &table)?;
-    }
-    Ok(())
+    report(ground, options, reach.runs, &rows)
 }
 
 impl Reach<'_> {
     /// A machine that boots the set with these drivers, and no disk yet.
     fn machine(&self, modules: &str) -> Result<(Machine, PathBuf), Box<dyn Error>> {
-        let dir = self.folder.join(modules);
-        let disk = self.folder.join(format!("{modules}.img"));
+        let dir = self.folder.path().join(modules);
+        let disk = self.folder.path().join(format!("{modules}.img"));
         let set = if dir.is_dir() {
             Set::open(&dir)?
         } else {
-            let initrd = self.guest.dracut_initrd();
+            let initrd = self.ground.guest.dracut_initrd();
             let recipe = Recipe {
-                dist: self.dist,
-                guest: self.guest,
+                dist: &self.ground.dist,
+                guest: &self.ground.guest,
                 initrd: &initrd,
                 modules,
                 options: &[],
             };
             let set = recipe.build(&dir)?;
-            set.disk(&disk, self.guest, 512)?;
+            set.disk(&disk, &self.ground.guest, 512)?;
             set
         };
         let boot = Boot::Direct {
-            kernel: self.guest.kernel(),
+            kernel: self.ground.guest.kernel(),
             initrd: Some(set.mini_initramfs()),
             append: format!(
                 "console=ttyS0 panic=-1 root=LABEL={} rw init={}",
@@ -288,10 +267,6 @@ impl Row {
             bound,
         }
     }
-
-    fn met(&self) -> bool {
-        self.figure <= self.bound
-    }
 }
 
 /// Boots to storage-init's exec. A kernel that falls before storage-init begins
@@ -322,74 +297,60 @@ fn time_of(vm: &mut Vm, text: &str) -> Result<Duration, Box<dyn Error>> {
     Ok(time)
 }
 
-fn table(rows: &[Row]) -> String {
-    let mut cells = vec![
-        ["s", "against", "time", "figure", "bound", ""]
-            .map(str::to_owned)
-            .to_vec(),
-    ];
-    for row in rows {
-        cells.push(vec![
-            row.name.clone(),
-            row.base.map_or("-".to_owned(), |base| format!("{base:.3}")),
-            format!("{:.3}", row.time),
-            format!("{:.3}", row.figure),
-            format!("{:.2}", row.bound),
-            if row.met() { "met" } else { "missed" }.to_owned(),
-        ]);
-    }
-    render(&cells)
-}
-
-fn record(args: &Args, guest: &Guest, rows: &[Row], table: &str) -> Result<(), Box<dyn Error>> {
-    let command = format!("cargo xtask bench reach --runs {} --record", args.runs);
-    let qemu = version("qemu-system-x86_64")?;
-    let text = format!(
-        "# What it costs to boot anywhere\n\n\
-         Written by `{command}`.\n\n\
-         ```text\n{table}```\n\n\
-         * Guest: Debian 13, kernel {}, q35, no `quiet`; the image is dracut's initramfs, sealed, a \
-         file on the ESP.\n\
-         * PID 1: from storage-init's first line to its exec. Power-on: the kernel's clock there.\n\
-         * Any machine's drivers: `--modules generic` against `--modules {HOST}`.\n\
-         * {OTHERS} more disks: of zeros, behind the boot disk's kind of controller, before it.\n\
-         * These are counted in instructions (`-icount shift=0,sleep=off`), the least of {} runs.\n\
-         * Two processors against one: by the host's clock (QEMU's multi-threaded TCG), the median \
-         of {} ratios, each of two boots in a row.\n\
-         * USB stick: from the kernel's line that the disk is attached, `-icount \
-         shift=0,sleep=on`, the median.\n\
-         * {qemu}.\n",
-        guest.kernel_release(),
-        args.runs,
-        args.runs,
-    );
-    let rows: Vec<Value> = rows
-        .iter()
-        .map(|row| {
-            json!({
-                "name": row.name,
-                "against_s": row.base,
-                "time_s": row.time,
-                "figure": row.figure,
-                "bound": row.bound,
-                "met": row.met(),
-            })
-        })
-        .collect();
-    let document = json!({
-        "command": command,
-        "kernel": guest.kernel_release(),
-        "qemu": qemu,
-        "runs": args.runs,
-        "rows": rows,
+fn report(
+    ground: &Ground,
+    options: &Options,
+    runs: u32,
+    rows: &[Row],
+) -> Result<Report, Box<dyn Error>> {
+    let lines = rows.iter().map(|row| {
+        let cells = vec![row.base.into(), row.time.into()];
+        Line::new(&row.name, cells)
     });
-    let folder = guest::workspace().join("docs/benchmarks");
-    fs::create_dir_all(&folder)?;
-    let json = serde_json::to_string_pretty(&document)?;
-    for (name, text) in [("reach.md", text), ("reach.json", json + "\n")] {
-        let path = folder.join(name);
-        fs::write(&path, text)?;
-        println!("written: {}", path.display());
-    }
-    Ok(())
+    let bounds = rows.iter().map(|row| {
+        let unit = if row.base.is_some() { "" } else { "s" };
+        Bound::new(&row.name, row.figure, row.bound, unit)
+    });
+    let bars = rows
+        .iter()
+        .map(|row| (row.name.clone(), vec![Some(row.figure / row.bound)]));
+    Ok(Report {
+        name: "reach".to_owned(),
+        title: "What it costs to boot anywhere".to_owned(),
+        command: options.command("reach", runs, ""),
+        notes: vec![
+            "Guest: q35, no `quiet`; the image is dracut's initramfs, sealed, a file on the ESP."
+                .to_owned(),
+            "PID 1: from storage-init's first line to its exec. Power-on: the kernel's clock there."
+                .to_owned(),
+            format!("Any machine's drivers: `--modules generic` against `--modules {HOST}`."),
+            format!(
+                "{OTHERS} more disks: of zeros, behind the boot disk's kind of controller, before \
+                 it."
+            ),
+            format!(
+                "These are counted in instructions (`-icount shift=0,sleep=off`), the least of \
+                 {runs} runs."
+            ),
+            format!(
+                "Two processors against one: by the host's clock (QEMU's multi-threaded TCG), the \
+                 median of {runs} ratios, each of two boots in a row."
+            ),
+            "USB stick: from the kernel's line that the disk is attached, `-icount \
+             shift=0,sleep=on`, the median."
+                .to_owned(),
+        ],
+        versions: ground.versions()?,
+        tables: vec![Table {
+            title: "what, against what it is compared with".to_owned(),
+            columns: vec![Column::new("against", "s", 3), Column::new("time", "s", 3)],
+            rows: lines.collect(),
+        }],
+        bounds: bounds.collect(),
+        charts: vec![Chart::Bars {
+            axis: "figure as a part of its bound (1 is the bound)".to_owned(),
+            series: vec!["figure / bound".to_owned()],
+            bars: bars.collect(),
+        }],
+    })
 }
