@@ -50,7 +50,9 @@ pub fn put(path: &str, text: &[u8]) -> kernel_abi::Result<()> {
     file::write(path, text)
 }
 
-/// The document, of format version 1: times are microseconds, sizes bytes.
+/// The document, of format version 1: times are microseconds, sizes bytes. `at` is
+/// since the kernel started, as a stage's `us`; a module's or pack's `us` is how
+/// long it took, up to now for one that is `running`.
 #[must_use]
 pub fn render(
     stages: &[Stage],
@@ -114,21 +116,29 @@ pub fn render(
     )
 }
 
-/// The records of modules or of packs, each an object.
+/// The records of modules or of packs, each an object; `running` are those whose
+/// end this process does not see.
 fn of_kind<'a>(
     modules: &'a Loader<'_>,
     wanted: fn(Node) -> bool,
 ) -> impl Iterator<Item = String> + 'a {
-    modules
+    let ended = modules
         .records
         .iter()
-        .filter(move |record| wanted(record.node))
-        .map(|record| {
+        .cloned()
+        .map(|record| (record, false));
+    let running = modules.running().map(|record| (record, true));
+    ended
+        .chain(running)
+        .filter(move |(record, _)| wanted(record.node))
+        .map(|(record, running)| {
             format!(
-                "{{\"name\":{},\"us\":{},\"errno\":{}}}",
+                "{{\"name\":{},\"at\":{},\"us\":{},\"errno\":{}{}}}",
                 Quoted(modules.node_name(record.node)),
+                record.at,
                 record.micros,
-                record.errno
+                record.errno,
+                if running { ",\"running\":true" } else { "" },
             )
         })
 }

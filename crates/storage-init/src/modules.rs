@@ -74,6 +74,8 @@ const KILLED: u8 = 255;
 pub struct Record {
     /// Which.
     pub node: Node,
+    /// When it was begun, in microseconds since the kernel started.
+    pub at: u64,
     /// How long it took, in microseconds, waiting for a CPU included.
     pub micros: u64,
     /// errno, 0 for success.
@@ -255,6 +257,18 @@ impl<'p> Loader<'p> {
                 Woken::Timeout => {}
             }
         }
+    }
+
+    /// What workers are still at: a driver may have made the disk known and not have
+    /// returned. Each as if it ended now.
+    pub fn running(&self) -> impl Iterator<Item = Record> {
+        let now = clock::micros();
+        self.jobs.iter().map(move |job| Record {
+            node: job.node,
+            at: job.started,
+            micros: now.saturating_sub(job.started),
+            errno: 0,
+        })
     }
 
     /// One line for the log.
@@ -442,6 +456,7 @@ impl<'p> Loader<'p> {
         }
         self.records.push(Record {
             node: job.node,
+            at: job.started,
             micros,
             errno,
         });
@@ -509,6 +524,7 @@ impl<'p> Loader<'p> {
                 }
                 self.records.push(Record {
                     node: Node::Module(index),
+                    at: clock::micros(),
                     micros: 0,
                     errno: KILLED,
                 });

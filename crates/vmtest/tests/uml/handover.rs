@@ -90,6 +90,11 @@ fn check_record(json: &Value, seen: &Seen, ground: &Ground) {
     for module in json["modules"].as_array().unwrap() {
         assert_eq!(module["errno"], 0, "{module}");
         assert!(module["us"].is_u64(), "{module}");
+        // Begun after the plan was read, ended before init was executed.
+        let at = module["at"].as_u64().unwrap();
+        let end = at + module["us"].as_u64().unwrap();
+        let in_time = end <= times[times.len() - 1] || module["running"] == true;
+        assert!(times[1] <= at && in_time, "{module}");
     }
 }
 
