@@ -40,6 +40,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod trace;
 mod wire;
 
 use alloc::string::String;
@@ -224,6 +225,13 @@ impl PrefetchList {
         let mut bytes = alloc::vec![0; len];
         medium.read_at(start, &mut bytes)?;
         Self::decode(&bytes, uuid, size).map(Some)
+    }
+
+    /// Whether a path could stand in a list: relative, of UTF-8 without empty, `.`
+    /// and `..` parts and NUL bytes, and not longer than [`MAX_PATH`].
+    #[must_use]
+    pub fn is_path(path: &str) -> bool {
+        wire::is_path(path)
     }
 
     /// How many bytes of metadata and of files are wanted.

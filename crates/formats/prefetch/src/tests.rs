@@ -176,6 +176,49 @@ fn pages_become_ranges() {
     assert_eq!(ranges(&[u32::MAX, 0], 0), [range(0, 1), range(u32::MAX, 1)]);
 }
 
+#[test]
+fn trace_lines_of_several_kernels() {
+    use trace::{Event, Line};
+    let is = |page, pages| {
+        Line::Event(Event {
+            dev: (254, 0),
+            ino: 0x1a2b,
+            page,
+            pages,
+        })
+    };
+    let head = "  systemd-1  [000] .....  3.141: mm_filemap_add_to_page_cache: ";
+    for (fields, line) in [
+        (
+            "dev 254:0 ino 0x1a2b pfn=0x12345 ofs=4096 order=0",
+            is(1, 1),
+        ),
+        (
+            "dev 254:0 ino 1a2b pfn=0x12345 ofs=65536 order=4",
+            is(16, 16),
+        ),
+        (
+            "dev 254:0 ino 1a2b page=00000000ad2 pfn=4711 ofs=0",
+            is(0, 1),
+        ),
+        ("dev 254:0 ino 1a2b pfn=0x1 ofs=0 order=19", Line::Other),
+        ("dev 254 ino 1a2b pfn=0x1 ofs=0", Line::Other),
+        ("dev 254:0 ino 1a2b pfn=0x1", Line::Other),
+        ("dev 254:0 ino", Line::Other),
+        ("dev 254:0 ino 1g ofs=0", Line::Other),
+    ] {
+        assert_eq!(Line::parse(&format!("{head}{fields}")), line, "{fields}");
+    }
+    assert_eq!(Line::parse("CPU:1 [LOST 37 EVENTS]"), Line::Lost(37));
+    assert_eq!(
+        Line::parse("# entries-in-buffer/entries-written: 1/1"),
+        Line::Other
+    );
+    let other =
+        "x-1 [000] ..... 3.1: mm_filemap_delete_from_page_cache: dev 254:0 ino 1 pfn=0x1 ofs=0";
+    assert_eq!(Line::parse(other), Line::Other);
+}
+
 proptest! {
     #[test]
     fn any_pages_come_back(

@@ -172,7 +172,7 @@ fn inside(range: Range, size: u64) -> bool {
 }
 
 /// Relative, without empty, `.` and `..` parts and NUL bytes.
-fn is_path(path: &str) -> bool {
+pub(crate) fn is_path(path: &str) -> bool {
     path.len() <= MAX_PATH
         && !path.contains('\0')
         && path.split('/').all(|part| !matches!(part, "" | "." | ".."))

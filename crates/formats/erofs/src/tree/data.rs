@@ -2,6 +2,7 @@
 
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use iofs_source::ReadAt;
 
@@ -66,6 +67,45 @@ pub(super) fn read_all<S: ReadAt>(
     let mut bytes = vec![0; len];
     read(tree, inode, 0, &mut bytes)?;
     Ok(bytes)
+}
+
+/// Where all of the data is, in bytes on the medium.
+pub(super) fn ranges<S: ReadAt>(
+    tree: &Tree<S>,
+    inode: &Inode,
+    ranges: &mut Vec<Range<u64>>,
+) -> Result<(), TreeError> {
+    let mut at = 0;
+    while at < inode.size {
+        let (piece, len) = locate(tree, inode, at)?;
+        if let Piece::At(start) = piece {
+            ranges.push(start..start.saturating_add(len));
+        }
+        // A piece is never empty inside the file.
+        at = at.saturating_add(len.max(1));
+    }
+    Ok(())
+}
+
+/// Where the chunk indexes are, in bytes on the medium.
+pub(super) fn index_ranges<S: ReadAt>(
+    tree: &Tree<S>,
+    inode: &Inode,
+    ranges: &mut Vec<Range<u64>>,
+) -> Result<(), TreeError> {
+    let format = inode.union & 0xffff;
+    let bits = u32::from(tree.superblock.block_bits) + (format & CHUNK_BITS);
+    let unit = if format & CHUNK_INDEXES != 0 { 8 } else { 4 };
+    let table = inode.tail_offset(tree).checked_next_multiple_of(unit);
+    // Below 2^64 / 2^9 indexes of 8 bytes.
+    let len = inode.size.div_ceil(1 << bits) * unit;
+    match table.and_then(|start| Some(start..start.checked_add(len)?)) {
+        Some(range) if range.end <= tree.superblock.size_bytes() => {
+            ranges.push(range);
+            Ok(())
+        }
+        _ => Err(inode.corrupt("its chunk indexes lie outside the image")),
+    }
 }
 
 /// Where the byte at `offset` is, which the file has, and how many follow it.

@@ -2,6 +2,7 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use iofs_source::ReadAt;
 
@@ -11,6 +12,7 @@ use crate::features::{Features, INCOMPAT_48BIT, INCOMPAT_METABOX};
 mod data;
 mod dir;
 mod error;
+mod extent;
 mod inode;
 mod walk;
 mod xattr;
@@ -143,6 +145,26 @@ impl<S: ReadAt> Tree<S> {
     /// What is damaged.
     pub fn xattrs(&self, inode: &Inode) -> Result<Vec<Xattr>, TreeError> {
         xattr::read(self, inode)
+    }
+
+    /// Where on the medium, in bytes, that lies which opening the inode and finding
+    /// its data takes: the inode, its attributes, its index; the contents too of a
+    /// directory or symbolic link. The ranges may overlap.
+    ///
+    /// # Errors
+    /// What is damaged.
+    pub fn metadata(&self, inode: &Inode) -> Result<Vec<Range<u64>>, TreeError> {
+        extent::metadata(self, inode)
+    }
+
+    /// The blocks of the file system that the data of an inode takes; `None` if it
+    /// takes none, or none that lie in a row (chunks, fragments). What lies behind
+    /// the inode is not among them.
+    ///
+    /// # Errors
+    /// What is damaged.
+    pub fn blocks(&self, inode: &Inode) -> Result<Option<Range<u64>>, TreeError> {
+        extent::blocks(self, inode)
     }
 
     /// Every path with its inode, depth first, a directory before what is in

@@ -2,6 +2,7 @@
 
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use iofs_source::ReadAt;
 
@@ -62,6 +63,41 @@ pub(super) fn read<S: ReadAt>(tree: &Tree<S>, inode: &Inode) -> Result<Vec<Xattr
     Ok(attributes)
 }
 
+/// Where the attributes are that the inode shares with others, in bytes on the
+/// medium. Those of its own lie behind it.
+pub(super) fn shared_ranges<S: ReadAt>(
+    tree: &Tree<S>,
+    inode: &Inode,
+    ranges: &mut Vec<Range<u64>>,
+) -> Result<(), TreeError> {
+    if inode.xattr_len == 0 {
+        return Ok(());
+    }
+    let outside = |_| inode.corrupt("its attributes lie outside the image");
+    let mut header = [0; HEADER];
+    let at = inode.xattr_offset(tree);
+    tree.source.read_at(at, &mut header).map_err(outside)?;
+    let shared = usize::from(byte(&header, 4));
+    // At most 255 of four bytes.
+    let mut ids = vec![0; 4 * shared];
+    tree.source
+        .read_at(at.saturating_add(HEADER as u64), &mut ids)
+        .map_err(outside)?;
+    for index in 0..shared {
+        let at = shared_offset(tree, le32(&ids, 4 * index));
+        let mut head = [0; ENTRY];
+        tree.source.read_at(at, &mut head).map_err(outside)?;
+        let (_, _, whole) = lengths(&head);
+        ranges.push(at..at.saturating_add(whole as u64));
+    }
+    Ok(())
+}
+
+fn shared_offset<S>(tree: &Tree<S>, id: u32) -> u64 {
+    let area = u64::from(tree.superblock.xattr_block) << tree.superblock.block_bits;
+    area.saturating_add(u64::from(id) * WORD)
+}
+
 /// Lengths of the name, of the value, and of the padded whole.
 fn lengths(entry: &[u8]) -> (usize, usize, usize) {
     let name = usize::from(byte(entry, 0));
@@ -70,8 +106,7 @@ fn lengths(entry: &[u8]) -> (usize, usize, usize) {
 }
 
 fn read_shared<S: ReadAt>(tree: &Tree<S>, inode: &Inode, id: u32) -> Result<Xattr, TreeError> {
-    let area = u64::from(tree.superblock.xattr_block) << tree.superblock.block_bits;
-    let at = area.saturating_add(u64::from(id) * WORD);
+    let at = shared_offset(tree, id);
     let outside = |_| inode.corrupt("a shared attribute lies outside the image");
     let mut head = [0; ENTRY];
     tree.source.read_at(at, &mut head).map_err(outside)?;
