@@ -21,6 +21,7 @@ mod kernel;
 mod mini;
 mod osrelease;
 mod process;
+pub mod profile;
 mod progress;
 mod request;
 mod sign;
@@ -34,13 +35,16 @@ pub use image::{ImageJob, ImageWriter, MkfsErofs, claimed_root, expect_of};
 pub use kernel::{kernel_image, kernel_release, kernel_release_of_image};
 pub use mini::host::{boot_disks, drivers_of};
 pub use osrelease::product_of;
+pub use profile::{HotFiles, Profile};
 pub use progress::{Progress, Silent, Step};
 pub use request::{
     Compression, Container, Generator, GeneratorRun, HostDisks, ImageCompression, ImageRequest,
     Kernel, Limits, MiniRequest, Modules, Source,
 };
 pub use sign::{KeyType, KeygenRequest, NewKey, Signer, keygen};
-pub use summary::{ImageSummary, MiniSummary, ModuleSummary, PackSummary, StepTime, Summary};
+pub use summary::{
+    ImageSummary, MiniSummary, ModuleSummary, PackSummary, PrefetchSummary, StepTime, Summary,
+};
 pub use uki::{
     BuiltUki, KeySource, PcrSigning, SigningTool, UkiRequest, UkiSection, UkiSigning, build_uki,
     default_stub, sign_uki,

@@ -1,5 +1,6 @@
 //! What a caller asks for.
 
+use crate::profile::HotFiles;
 use crate::sign::Signer;
 use iofs_plan::{Appended, Auth, Candidate, OnCorruption, OnFailure, Uuid};
 use std::path::PathBuf;
@@ -149,6 +150,8 @@ pub struct ImageRequest {
     pub timestamp: u64,
     /// Compression.
     pub compression: ImageCompression,
+    /// Which files come first, and are in the image's prefetch list.
+    pub hot: HotFiles,
     /// Bounds.
     pub limits: Limits,
 }
@@ -169,6 +172,7 @@ impl ImageRequest {
             uuid: None,
             timestamp: 0,
             compression: ImageCompression::default(),
+            hot: HotFiles::None,
             limits: Limits::default(),
         }
     }

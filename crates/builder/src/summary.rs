@@ -52,10 +52,29 @@ pub struct ImageSummary {
     pub version: String,
     /// What was changed for the second stage, one sentence each.
     pub adjustments: Vec<String>,
+    /// What a boot is to read ahead; absent if nothing is known of it.
+    pub prefetch: Option<PrefetchSummary>,
     /// What the user should know, one sentence each.
     pub warnings: Vec<String>,
     /// How long the steps took.
     pub times: Vec<StepTime>,
+}
+
+/// The prefetch list of an image. Sizes are bytes.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct PrefetchSummary {
+    /// Number of files in it.
+    pub files: u64,
+    /// What is to be read: metadata and files.
+    pub bytes: u64,
+    /// Of which metadata.
+    pub metadata_bytes: u64,
+    /// What the list takes in the image.
+    pub list_bytes: u64,
+    /// Whether it comes from a recorded boot; else it is a guess.
+    pub recorded: bool,
+    /// Files of the profile that the image does not have, or not of that size.
+    pub skipped: u64,
 }
 
 /// A mini-initramfs. Sizes are bytes.

@@ -8,10 +8,11 @@ use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::input::{generator, segments};
 use crate::osrelease;
+use crate::profile;
 use crate::progress::{Progress, Step};
 use crate::request::{Container, ImageRequest, Source};
 use crate::stage::{Stage, StagedModules};
-use crate::summary::ImageSummary;
+use crate::summary::{ImageSummary, PrefetchSummary};
 use crate::{BuiltImage, Expect};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -54,10 +55,12 @@ pub(crate) fn build_with(
         product => product.to_owned(),
     };
     release::write(&stage, &product, &request.version)?;
+    let hot = profile::stage(&mut stage, &request.hot)?;
     let tree = Tree::walk(stage.path())?;
-    let scan = clock.step(Step::Scan, Some(tree.len()), || {
+    let mut scan = clock.step(Step::Scan, Some(tree.len()), || {
         tree.scan(writer.wants_plain(), progress)
     })?;
+    hot.mix_into(&mut scan.digest);
     let uuid = match request.uuid {
         Some(uuid) => uuid,
         None => derive_uuid(&scan.digest, writer, request.timestamp),
@@ -78,6 +81,8 @@ pub(crate) fn build_with(
     let expect = clock.step(Step::VerifyImage, None, || {
         verify(&erofs, uuid, &mut stage.warnings, progress)
     })?;
+    // Inside what is hashed, and the file system's own size is not changed.
+    let list = profile::append(&erofs, &hot)?;
     let (root_hash, signature) = match &request.container {
         Container::None => (None, None),
         Container::Ddi { signer } => {
@@ -118,6 +123,14 @@ pub(crate) fn build_with(
         product,
         version: request.version.clone(),
         adjustments,
+        prefetch: list.map(|(list, len)| PrefetchSummary {
+            files: list.files.len() as u64,
+            bytes: list.bytes(),
+            metadata_bytes: list.metadata.iter().map(|range| range.bytes()).sum(),
+            list_bytes: len,
+            recorded: !hot.generic,
+            skipped: hot.skipped,
+        }),
         warnings: std::mem::take(&mut stage.warnings),
         times: clock.times(),
     };

@@ -10,6 +10,7 @@ mod wrap;
 pub use build::expect_of;
 pub(crate) use build::{build, build_with};
 pub use erofs::MkfsErofs;
+pub(crate) use file::ImageFile;
 pub use wrap::claimed_root;
 pub(crate) use wrap::sign_image;
 
