@@ -19,6 +19,7 @@
 mod disks;
 mod firmware;
 mod images;
+mod prefetch;
 mod records;
 pub mod seeds;
 pub mod smoke;
@@ -29,6 +30,7 @@ mod volumes;
 pub use disks::gpt;
 pub use firmware::{pe, tpm};
 pub use images::ddi;
+pub use prefetch::{prefetch, trace};
 pub use records::{absent, bls, cmdline, cpio, kmod, modinfo, plan};
 pub use trust::{certificate, trust};
 pub use verity::{signature, verifier, verity};
@@ -58,4 +60,6 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("ddi", ddi),
     ("pe", pe),
     ("tpm", tpm),
+    ("prefetch", prefetch),
+    ("trace", trace),
 ];

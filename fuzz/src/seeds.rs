@@ -6,6 +6,7 @@ use iofs_plan::{
     Absent, Alias, AliasTable, Auth, BootPlan, Candidate, Expect, Module, Pack, Packed, Role,
     RootHash, Selector, Signed,
 };
+use iofs_prefetch::{FileRanges, PrefetchList, Range};
 
 use crate::disks::{DISK, RESEAL};
 use crate::{images, trust, verity};
@@ -78,6 +79,13 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         }
         "pe" => vec![pe()],
         "tpm" => vec![tpm()],
+        "prefetch" => prefetch().encode().into_iter().collect(),
+        "trace" => vec![
+            b"# entries-in-buffer/entries-written: 2/2   #P:1\nCPU:0 [LOST 3 EVENTS]\n\
+               init-1 [000] ..... 3.141: mm_filemap_add_to_page_cache: dev 254:0 ino 1a2b pfn=0x1 ofs=4096 order=0\n\
+               init-1 [000] .... 3.2: mm_filemap_add_to_page_cache: dev 8:1 ino 0x2 page=0 pfn=1 ofs=65536\n"
+                .to_vec(),
+        ],
         _ => Vec::new(),
     }
 }
@@ -174,6 +182,23 @@ fn aliases() -> AliasTable {
     });
     // They are few and short.
     AliasTable::build(&aliases).unwrap_or_default()
+}
+
+fn prefetch() -> PrefetchList {
+    let range = |start, len| Range { start, len };
+    let file = |path: &str, ranges: &[Range]| FileRanges {
+        path: path.into(),
+        ranges: ranges.to_vec(),
+    };
+    PrefetchList {
+        uuid: Uuid::from_u128(5),
+        size: 1 << 20,
+        metadata: vec![range(0, 1), range(200, 56)],
+        files: vec![
+            file("usr/lib/systemd/systemd", &[range(0, 3), range(128, 1)]),
+            file("usr/lib/systemd/libsystemd-shared.so", &[range(7, 300)]),
+        ],
+    }
 }
 
 fn absent() -> Absent {

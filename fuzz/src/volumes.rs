@@ -182,7 +182,8 @@ fn visit_ext4(medium: &Padded<'_>, path: &str, depth: u32, nodes: &mut u32) {
 ///   enough for its superblock. Whether the medium is as large is the caller's
 ///   to ask;
 /// * paths in the tree are absolute, without `.` and `..`, and each is found
-///   again by its path.
+///   again by its path;
+/// * the blocks of a file lie inside the file system.
 pub fn erofs(data: &[u8]) {
     read_erofs(data);
     walk_erofs(data);
@@ -234,6 +235,14 @@ fn walk_erofs(data: &[u8]) {
             assert!(found.is_err() || found == Ok(node.inode.nid));
         }
         drop(tree.xattrs(&node.inode));
+        if let Ok(ranges) = tree.metadata(&node.inode) {
+            assert!(ranges.iter().all(|range| range.start <= range.end));
+        }
+        if let Ok(Some(blocks)) = tree.blocks(&node.inode) {
+            let size = tree.superblock().size_bytes();
+            assert!(blocks.start < blocks.end);
+            assert!(blocks.end <= size >> tree.superblock().block_bits);
+        }
         match node.inode.kind {
             FileType::Symlink => drop(tree.link_target(&node.inode)),
             FileType::Regular => {

@@ -54,6 +54,8 @@ pub enum Command {
     Run(RunArgs),
     /// Tell the next boot which drivers to try first
     Hint(HintArgs),
+    /// Record what a boot reads of its image, for `build --profile`
+    Profile(ProfileArgs),
     /// Print the completions for a shell
     Completions(CompletionsArgs),
     /// Write the man pages into a folder
@@ -137,6 +139,17 @@ pub struct BuildArgs {
     /// Compression of the image: `lz4`, `lz4:LEVEL` (1 to 12) or `none`
     #[arg(long, value_name = "HOW", default_value = "lz4")]
     pub image_compress: ImageCompressArg,
+
+    /// Which files come first in the image and are read ahead at boot: `auto`,
+    /// `none`, or the FILE of a recorded boot
+    ///
+    /// `auto` takes /var/lib/initoverlayfs/profile.json under --sysroot, where
+    /// `profile collect` leaves it; without it, what the image's init and udev are
+    /// linked with and read. A profile of another image is of use as far as its
+    /// files are in this one.
+    #[arg(long, value_name = "FILE", default_value = "auto",
+          value_hint = ValueHint::FilePath)]
+    pub profile: PathBuf,
 
     /// Let the kernel mount the image's partition, read-only, if it has this
     /// file system; may be repeated
@@ -346,6 +359,66 @@ pub struct HintArgs {
         long,
         value_name = "FILE",
         default_value = "/run/initoverlayfs/boot.json",
+        hide = true
+    )]
+    pub record: PathBuf,
+
+    /// Where sysfs is
+    #[arg(long, value_name = "DIR", default_value = "/sys", hide = true)]
+    pub sysfs: PathBuf,
+
+    /// Print it as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What to do about the boot profile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProfileAction {
+    /// Have the next boot note what it reads; it has to come within an hour
+    Record,
+    /// Make a profile of what this boot noted
+    Collect,
+    /// Print the profile
+    Show,
+    /// Remove the profile, and have no boot note anything
+    Clear,
+}
+
+/// Arguments of `profile`.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+A boot that notes what it reads has no read-ahead from its image, so it takes longer; no other \
+boot is changed.
+
+Examples:
+  initoverlayfs profile record
+  systemctl reboot
+  initoverlayfs profile collect
+  initoverlayfs build --generator dracut")]
+pub struct ProfileArgs {
+    /// What to do
+    #[arg(value_name = "ACTION", value_enum)]
+    pub action: ProfileAction,
+
+    /// The profile
+    #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath,
+          default_value = "/var/lib/initoverlayfs/profile.json")]
+    pub output: PathBuf,
+
+    /// The image that was booted [default: where this boot found it]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub image: Option<PathBuf>,
+
+    /// Folder of the ESP [default: /efi, /boot/efi or /boot]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub esp: Option<PathBuf>,
+
+    /// What this boot says of its record; boot.json lies beside it
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/run/initoverlayfs/record.json",
         hide = true
     )]
     pub record: PathBuf,

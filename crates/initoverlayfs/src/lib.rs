@@ -11,6 +11,7 @@
 mod build;
 pub mod cli;
 mod error;
+mod esp;
 mod hint;
 mod inspect;
 mod install;
@@ -18,6 +19,7 @@ mod keygen;
 mod manual;
 mod place;
 mod plan;
+mod profile;
 mod run;
 mod sign;
 mod ui;
@@ -56,6 +58,7 @@ fn dispatch(command: cli::Command) -> error::Result<()> {
         Command::Install(args) => install::run(&args),
         Command::Run(args) => run::run(args),
         Command::Hint(args) => hint::run(&args),
+        Command::Profile(args) => profile::run(&args),
         Command::Completions(args) => manual::completions(args.shell),
         Command::Man(args) => manual::man(&args.dir),
     }

@@ -10,6 +10,7 @@ use builder::{Auth, BootPlan, RootHash, TrustedCertificate};
 use ddi::{Arch, Ddi, DdiError};
 use installer::FileSource;
 use iofs_erofs::Superblock;
+use iofs_prefetch::PrefetchList;
 use iofs_source::Window;
 use serde::Serialize;
 
@@ -161,6 +162,19 @@ fn check(
         ));
     }
     report.found("file system", format!("EROFS, UUID {}", superblock.uuid));
+    match PrefetchList::read(&data, superblock.uuid, superblock.size_bytes()) {
+        Ok(None) => {}
+        Ok(Some(list)) => report.found(
+            "read ahead",
+            format!(
+                "{} files, {} bytes with metadata",
+                list.files.len(),
+                list.bytes()
+            ),
+        ),
+        // It is of no weight: a boot does without it.
+        Err(error) => report.found("read ahead", format!("nothing: {error}")),
+    }
     match against.plan() {
         Some(plan) => expected(plan, &superblock, &data, report),
         None => Ok(()),

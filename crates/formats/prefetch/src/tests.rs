@@ -1,3 +1,6 @@
+// The test media are small.
+#![allow(clippy::cast_possible_truncation)]
+
 use super::*;
 use alloc::format;
 use alloc::string::ToString;

@@ -168,7 +168,7 @@ fn check(list: &PrefetchList) -> Result<(), PrefetchError> {
 }
 
 fn inside(range: Range, size: u64) -> bool {
-    range.offset().saturating_add(range.bytes()) <= size.next_multiple_of(PAGE)
+    u64::from(range.end()) <= size.div_ceil(PAGE)
 }
 
 /// Relative, without empty, `.` and `..` parts and NUL bytes.

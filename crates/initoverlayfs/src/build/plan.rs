@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use builder::{
-    Appended, BuiltImage, Compression, Container, Generator, GeneratorRun, HostDisks,
-    ImageCompression, ImageRequest, Kernel, MiniRequest, Modules, OnFailure, Source,
+    Appended, BuiltImage, Compression, Container, Generator, GeneratorRun, HostDisks, HotFiles,
+    ImageCompression, ImageRequest, Kernel, MiniRequest, Modules, OnFailure, Profile, Source,
 };
 
 use super::trust::TrustPlan;
@@ -16,6 +16,7 @@ use crate::cli::{
 };
 use crate::error::{CliError, Result};
 use crate::place::PlaceArg;
+use crate::ui;
 
 /// What is to be built. Only what depends on the image's own content is left
 /// open: the product, if it was not named, and with it the image's path.
@@ -196,8 +197,31 @@ fn image_request(args: &BuildArgs, release: &str) -> Result<ImageRequest> {
             },
         },
         product: product(args, &source),
+        hot: hot(&args.profile, &args.sysroot)?,
         ..ImageRequest::new(source, PathBuf::new())
     })
+}
+
+/// The hot files. A profile that was named has to be one; one that is only found
+/// and cannot be used is passed over, as a kernel update is not to fail for it.
+fn hot(arg: &Path, sysroot: &Path) -> Result<HotFiles> {
+    match arg.to_str() {
+        Some("none") => Ok(HotFiles::None),
+        Some("auto") => {
+            let path = sysroot.join("var/lib/initoverlayfs/profile.json");
+            if !path.exists() {
+                return Ok(HotFiles::Generic);
+            }
+            match Profile::read(&path) {
+                Ok(profile) => Ok(HotFiles::Recorded(profile)),
+                Err(error) => {
+                    ui::warn(&format!("the boot profile is not used: {error}"));
+                    Ok(HotFiles::Generic)
+                }
+            }
+        }
+        _ => Ok(HotFiles::Recorded(Profile::read(arg)?)),
+    }
 }
 
 /// The product: the user's, else that of the system that the image is for. An

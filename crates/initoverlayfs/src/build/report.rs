@@ -46,6 +46,17 @@ pub(super) fn print(plan: &BuildPlan, built: &Built) {
             ui::size(image.raw_bytes)
         ),
     ));
+    if let Some(prefetch) = &image.prefetch {
+        let how = match prefetch.recorded {
+            true => "as recorded",
+            false => "by a guess",
+        };
+        rows.push(row(
+            "  read ahead",
+            prefetch.bytes,
+            format!("{} files, {how}", prefetch.files),
+        ));
+    }
     rows.push(row(
         &manifest.initrd.name,
         mini.bytes,

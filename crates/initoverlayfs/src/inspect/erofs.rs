@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use iofs_erofs::tree::{FileType, Inode, Tree, TreeError};
 use iofs_erofs::{ErofsError, Superblock};
+use iofs_prefetch::PrefetchList;
 use iofs_source::ReadAt;
 
 use super::node::{Fact, Listed, Node};
@@ -43,6 +44,14 @@ pub(super) fn describe(view: &View<'_>) -> Described {
         .fact("compression", algorithms)
         .fact("features", sb.features.to_string())
         .fact("build_time", Fact::number(sb.build_time.0));
+    let node = match PrefetchList::read(view.source, sb.uuid, sb.size_bytes()) {
+        Ok(None) => node,
+        Ok(Some(list)) => node
+            .fact("prefetch_files", Fact::number(list.files.len() as u64))
+            .fact("prefetch", Fact::size(list.bytes())),
+        // A boot does without it.
+        Err(error) => node.fact("prefetch", error.to_string()),
+    };
     let tree = match Tree::open(view.source) {
         Ok(tree) => tree,
         // A newer layout than this program's: what is known is still said.

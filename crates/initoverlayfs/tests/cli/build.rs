@@ -88,9 +88,53 @@ pub(crate) fn part<'a>(node: &'a Value, kind: &str) -> &'a Value {
 }
 
 #[test]
+fn a_build_says_what_a_boot_will_read() {
+    let inputs = Inputs::new();
+    let built = inputs.build("out", &[]);
+    let prefetch = &built["image"]["prefetch"];
+    assert_eq!(prefetch["recorded"], false);
+    let image = inspect(&inputs.path("out/image.erofs"));
+    assert_eq!(image["prefetch"], prefetch["bytes"]);
+    assert_eq!(image["prefetch_files"], prefetch["files"]);
+    // A profile that is found and cannot be used is passed over, one that was
+    // named is not.
+    let folder = inputs.path("sys/var/lib/initoverlayfs");
+    fs::create_dir_all(&folder).unwrap();
+    let found = folder.join("profile.json");
+    fs::write(&found, "{}").unwrap();
+    let again = inputs.build("again", &[]);
+    assert_eq!(&again["image"]["prefetch"], prefetch);
+    let mut args = inputs.args("out");
+    args.extend(["--auth".into(), "none".into(), "--profile".into()]);
+    args.push(found.clone().into_os_string());
+    let ran = run(args);
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("no boot profile"), "{}", ran.stderr);
+    // One that can be is used.
+    let profile = r#"{"version":1,"root_hash":null,"uuid":"c1b9d5a2-f162-11cf-9ece-0020afc76f16",
+        "kernel_release":"6.12","image_bytes":9,"files":[{"path":"bin/tool","size":SIZE,"pages":[]}]}"#;
+    let files = image["files"].as_array().unwrap();
+    let tool = files.iter().find(|f| f["path"] == "/bin/tool").unwrap();
+    let profile = profile.replace("SIZE", &tool["size"].to_string());
+    fs::write(&found, profile).unwrap();
+    let third = inputs.build("third", &[]);
+    assert_eq!(third["image"]["prefetch"]["recorded"], true);
+}
+
+#[test]
 fn image_and_plan_fit_each_other_and_the_manifest() {
     let inputs = Inputs::new();
-    let built = inputs.build("out", &["--cmdline", "root=LABEL=x", "--timeout", "7"]);
+    let built = inputs.build(
+        "out",
+        &[
+            "--cmdline",
+            "root=LABEL=x",
+            "--timeout",
+            "7",
+            "--profile",
+            "none",
+        ],
+    );
     let manifest: Value =
         serde_json::from_slice(&fs::read(inputs.path("out/build.json")).unwrap()).unwrap();
     assert_eq!(built["manifest"], manifest);
@@ -114,6 +158,7 @@ fn image_and_plan_fit_each_other_and_the_manifest() {
     assert_eq!(image["kind"], "erofs");
     assert_eq!(image["uuid"], manifest["image-uuid"]);
     assert_eq!(image["hard_links"], 1);
+    assert!(image["prefetch"].is_null());
     let files = image["files"].as_array().unwrap();
     let file = |path: &str| files.iter().find(|f| f["path"] == path).unwrap();
     assert_eq!(file("/bin/tool")["mode"], 0o4711);

@@ -10,4 +10,5 @@ mod hint;
 mod inspect;
 mod install;
 mod plan;
+mod profile;
 mod trust;
