@@ -56,6 +56,8 @@ pub enum Command {
     Hint(HintArgs),
     /// Record what a boot reads of its image, for `build --profile`
     Profile(ProfileArgs),
+    /// Show where the time of this boot went, and what would help
+    Analyze(AnalyzeArgs),
     /// Print the completions for a shell
     Completions(CompletionsArgs),
     /// Write the man pages into a folder
@@ -426,6 +428,51 @@ pub struct ProfileArgs {
     /// Where sysfs is
     #[arg(long, value_name = "DIR", default_value = "/sys", hide = true)]
     pub sysfs: PathBuf,
+
+    /// Print it as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `analyze`.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Times count from the kernel's start; firmware and boot loader are before it. A stage's row is \
+the time from the stage before to the one of that name. A saving is the time in which nothing \
+else was at work: what loads at the same time shares CPUs, so it may be more.
+
+Firmware and loader are known where systemd-boot or the firmware (ACPI FPDT) left their times, \
+what comes after storage-init where systemd runs. With --boot-json neither is asked: the \
+record may be another machine's.
+
+Examples:
+  initoverlayfs analyze
+  initoverlayfs analyze --svg boot.svg
+  initoverlayfs analyze --boot-json boot.json --json")]
+pub struct AnalyzeArgs {
+    /// The record of a boot [default: this one's, /run/initoverlayfs/boot.json]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub boot_json: Option<PathBuf>,
+
+    /// List every module, and not only the slowest
+    #[arg(long)]
+    pub all: bool,
+
+    /// Draw the chart into this file too
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub svg: Option<PathBuf>,
+
+    /// Where sysfs is
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub sysfs: Option<PathBuf>,
+
+    /// Folder of the ESP, where the UKI is looked for
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub esp: Option<PathBuf>,
+
+    /// What `systemctl show` said, instead of asking it
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub systemd_times: Option<PathBuf>,
 
     /// Print it as JSON
     #[arg(long)]

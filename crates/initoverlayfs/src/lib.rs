@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+mod analyze;
 mod build;
 pub mod cli;
 mod error;
@@ -59,6 +60,7 @@ fn dispatch(command: cli::Command) -> error::Result<()> {
         Command::Run(args) => run::run(args),
         Command::Hint(args) => hint::run(&args),
         Command::Profile(args) => profile::run(&args),
+        Command::Analyze(args) => analyze::run(&args),
         Command::Completions(args) => manual::completions(args.shell),
         Command::Man(args) => manual::man(&args.dir),
     }

@@ -3,6 +3,7 @@
 // Clippy knows only functions marked as tests for test code, not their helpers.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod analyze;
 mod basics;
 mod build;
 mod common;
