@@ -35,6 +35,9 @@ use timeline::{Loading, Part, Phase};
 /// Where storage-init leaves it.
 const RECORD: &str = "/run/initoverlayfs/boot.json";
 
+/// Where `profile collect` leaves what a boot read.
+const PROFILE: &str = "/var/lib/initoverlayfs/profile.json";
+
 /// So many modules and packs are listed without `--all`.
 const LISTED: usize = 15;
 
@@ -114,6 +117,8 @@ struct Witnesses {
     systemd: std::result::Result<Systemd, String>,
     /// Where the boot disk's drivers are looked for.
     sysfs: Option<PathBuf>,
+    /// Whether this machine has a profile of a boot; `None` if another is meant.
+    profile: Option<bool>,
 }
 
 impl Witnesses {
@@ -148,6 +153,7 @@ impl Witnesses {
             firmware,
             systemd,
             sysfs,
+            profile: here.then(|| Path::new(PROFILE).exists()),
         })
     }
 }
@@ -176,6 +182,18 @@ impl Analysis {
                  itself took as long to appear and to be read",
                 chart::time(idle),
                 record.image.partition
+            ));
+        }
+        let after: u64 = phases
+            .iter()
+            .filter(|phase| phase.part == Part::Image)
+            .fold(0, |sum, phase| sum.saturating_add(phase.us));
+        if witnesses.profile == Some(false) && after > 0 {
+            notes.push(format!(
+                "no boot was recorded, so the image's hot files are a guess: `initoverlayfs \
+                 profile record` may shorten the {} of the image's init; by how much only the \
+                 drive can say",
+                chart::time(after)
             ));
         }
         let advice = advice::advise(&record, firmware, others.as_ref());
@@ -350,7 +368,7 @@ impl Analysis {
             );
         }
         if !self.notes.is_empty() {
-            out += "\nnot known, or not in our hands\n";
+            out += "\nnot known, or not to be computed\n";
         }
         for note in &self.notes {
             out += &format!("  {note}\n");
@@ -434,6 +452,7 @@ mod tests {
                 finish_us: Some(30_000_000),
             }),
             sysfs: None,
+            profile: Some(false),
         };
         let analysis = Analysis::new(record, &witnesses);
         let style = Style {

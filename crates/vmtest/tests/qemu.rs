@@ -6,6 +6,8 @@
 //! multi-user takes half a minute to two minutes, so there are few of them; the
 //! buses are booted only to the root's init.
 
+#[path = "qemu/analyze.rs"]
+mod analyze;
 #[path = "qemu/boots.rs"]
 mod boots;
 #[path = "qemu/buses.rs"]
@@ -69,6 +71,7 @@ impl Test {
 const TESTS: &[&[Test]] = &[
     ground::TESTS,
     boots::TESTS,
+    analyze::TESTS,
     buses::TESTS,
     kernels::TESTS,
     program::TESTS,

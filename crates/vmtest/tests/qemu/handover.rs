@@ -173,7 +173,7 @@ fn nothing_stays(outcome: &Outcome) -> Result<(), Failed> {
     Ok(())
 }
 
-fn base64(text: &str) -> Result<String, Failed> {
+pub(crate) fn base64(text: &str) -> Result<String, Failed> {
     let mut command = Command::new("base64");
     let output = command::output_with_input(command.arg("--wrap=0"), text.as_bytes())?;
     Ok(String::from_utf8(output)?)
