@@ -1,7 +1,9 @@
 //! The monotonic clock, by system call: the vDSO would need the auxiliary
 //! vector, and a boot reads the clock some twenty times.
 
-use linux_raw_sys::general::{__NR_clock_gettime, __kernel_timespec, CLOCK_BOOTTIME};
+use linux_raw_sys::general::{
+    __NR_clock_gettime, __kernel_timespec, CLOCK_BOOTTIME, CLOCK_REALTIME,
+};
 
 use rustix::event::Timespec;
 
@@ -9,8 +11,18 @@ use crate::arch::syscall5;
 
 /// Microseconds since the kernel started, as printk counts them.
 #[must_use]
-#[allow(unsafe_code, reason = "rustix reads this clock through the vDSO only")]
 pub fn micros() -> u64 {
+    read(CLOCK_BOOTTIME)
+}
+
+/// Seconds since 1970, as the machine's clock has them: it may be wrong.
+#[must_use]
+pub fn unix_seconds() -> u64 {
+    read(CLOCK_REALTIME) / 1_000_000
+}
+
+#[allow(unsafe_code, reason = "rustix reads clocks through the vDSO only")]
+fn read(clock: u32) -> u64 {
     let mut now = __kernel_timespec {
         tv_sec: 0,
         tv_nsec: 0,
@@ -22,7 +34,7 @@ pub fn micros() -> u64 {
         syscall5(
             __NR_clock_gettime,
             [
-                CLOCK_BOOTTIME as usize,
+                clock as usize,
                 core::ptr::from_mut(&mut now).addr(),
                 0,
                 0,
@@ -47,6 +59,15 @@ pub(crate) fn timespec(micros: u64) -> Timespec {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn the_time_of_day_is_the_systems() {
+        let system = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap()
+            .as_secs();
+        assert!(super::unix_seconds().abs_diff(system) <= 1);
+    }
+
     #[test]
     fn the_clock_advances_with_uptime() {
         let before = super::micros();

@@ -29,6 +29,7 @@ pub mod module;
 pub mod mount;
 pub mod power;
 pub mod process;
+pub mod readahead;
 pub mod tpm;
 pub mod tree;
 pub mod uevent;

@@ -100,7 +100,7 @@ fn assemble(
     measure::measure(found.proof.as_ref(), settings, paths, log)?;
     let device = stack::build(found, settings, modules, log)?;
     log.stage("image", &device.describe());
-    let mounted = match root::mount(&device, settings) {
+    let mounted = match root::mount(&device, found, settings, log) {
         Ok(mounted) => mounted,
         Err(failure) => {
             // What failed first is what has to be said.

@@ -24,6 +24,8 @@ pub mod measure;
 pub mod modules;
 pub mod pack;
 pub mod paths;
+pub mod prefetch;
+pub mod record;
 pub mod release;
 pub mod report;
 pub mod root;

@@ -7,10 +7,13 @@ use iofs_plan::Auth;
 use kernel_abi::file;
 use kernel_abi::mount::{self, Flags};
 
+use crate::image::Found;
+use crate::log::Log;
 use crate::release::Release;
 use crate::report::Failure;
 use crate::settings::Settings;
 use crate::stack::ImageDevice;
+use crate::{prefetch, record};
 
 /// The image, the writable layer and the new root, in the mini-initramfs.
 const IMAGE: &str = "/initoverlayfs/image";
@@ -40,11 +43,22 @@ impl Mounted {
 /// # Errors
 /// The kernel's, of the step that failed; that the image is of another product
 /// or too old.
-pub fn mount(device: &ImageDevice, settings: &Settings) -> Result<Mounted, Failure> {
+pub fn mount(
+    device: &ImageDevice,
+    found: &Found,
+    settings: &Settings,
+    log: &mut Log,
+) -> Result<Mounted, Failure> {
     for folder in ["/initoverlayfs", IMAGE, WRITABLE, ROOT] {
         file::mkdir(folder)?;
     }
+    if settings.record {
+        record::start(device, found, log);
+    }
     let result = mount_image(&device.path).and_then(|()| {
+        if settings.prefetch {
+            prefetch::start(IMAGE, device, found, log);
+        }
         // The mount holds the devices now: these go when it does.
         device.release()?;
         let unreadable = |error| unreadable(&device.path, &error);

@@ -8,7 +8,7 @@ use core::fmt::Arguments;
 
 use iofs_cmdline::{Cmdline, Overrides};
 use iofs_plan::{Auth, BootPlan, Candidate, MAX_LEN};
-use kernel_abi::{file, process};
+use kernel_abi::{clock, file, process};
 
 use crate::log::Log;
 use crate::paths::Paths;
@@ -20,6 +20,14 @@ pub(crate) const MAX_CMDLINE: usize = 65_536;
 /// Where systemd-stub puts the credential `initoverlayfs.hint` of the ESP's
 /// folder `/loader/credentials`, below `/.extra`.
 const HINT_CREDENTIAL: &str = "global_credentials/initoverlayfs.hint.cred";
+
+/// The same of the credential by which `initoverlayfs profile record` asks for one
+/// boot to be recorded: `until=` and the seconds since 1970 at which that is over.
+const PROFILE_CREDENTIAL: &str = "global_credentials/initoverlayfs.profile.cred";
+
+/// How far ahead that may be, in seconds: a clock that is wrong by more does not
+/// slow every boot.
+const RECORD_WITHIN: u64 = 2 * 3600;
 
 /// The longest hint, in bytes.
 const MAX_HINT: usize = 2048;
@@ -34,6 +42,10 @@ pub struct Settings {
     /// Drivers to try first: by the command line, else as the last good boot
     /// left them on the ESP.
     pub hint: Vec<String>,
+    /// Whether what the image says that boots read is read ahead.
+    pub prefetch: bool,
+    /// Whether this boot is recorded.
+    pub record: bool,
     /// Whether detail is logged.
     pub debug: bool,
 }
@@ -58,6 +70,9 @@ impl Settings {
         if settings.hint.is_empty() {
             settings.hint = recorded_hint(paths);
         }
+        settings.record |= is_armed(paths, clock::unix_seconds());
+        // What is read ahead would be taken for wanted.
+        settings.prefetch &= !settings.record;
         let settings = settings;
         log.debug = settings.debug;
         let result = read.and_then(|()| settings.check(overrides.image.as_deref()));
@@ -88,6 +103,8 @@ impl Settings {
             plan,
             candidates,
             hint: overrides.hint.clone(),
+            prefetch: overrides.prefetch.unwrap_or(true),
+            record: overrides.record,
             debug: overrides.debug,
         }
     }
@@ -171,6 +188,17 @@ fn recorded_hint(paths: &Paths) -> Vec<String> {
         .ok()
         .and_then(|bytes| iofs_cmdline::hints(core::str::from_utf8(&bytes).ok()?))
         .unwrap_or_default()
+}
+
+/// Whether a credential asks for this boot to be recorded. Anybody could have put
+/// it on the ESP: what it does is to make one boot slower.
+fn is_armed(paths: &Paths, now: u64) -> bool {
+    let path = file::join(&paths.extra, PROFILE_CREDENTIAL);
+    let until = file::read(&path, 64).ok().and_then(|bytes| {
+        let text = core::str::from_utf8(&bytes).ok()?;
+        text.trim().strip_prefix("until=")?.parse::<u64>().ok()
+    });
+    until.is_some_and(|until| (now..now.saturating_add(RECORD_WITHIN)).contains(&until))
 }
 
 fn read_plan(paths: &Paths) -> Result<BootPlan, Failure> {
@@ -293,5 +321,49 @@ mod tests {
             assert_eq!(settings.plan.on_failure, action);
             assert_eq!(settings.plan.failure_wait_ms, wait);
         }
+    }
+
+    #[test]
+    fn a_credential_arms_one_hour() {
+        let dir = tempfile::tempdir().unwrap();
+        let credential = dir.path().join(PROFILE_CREDENTIAL);
+        std::fs::create_dir_all(credential.parent().unwrap()).unwrap();
+        let paths = Paths {
+            extra: dir.path().to_str().unwrap().to_string(),
+            ..Paths::kernel()
+        };
+        let armed = |text: &str, now| {
+            std::fs::write(&credential, text).unwrap();
+            is_armed(&paths, now)
+        };
+        assert!(armed("until=5000\n", 1400));
+        assert!(armed("until=5000", 5000));
+        assert!(!armed("until=5000\n", 5001));
+        // A clock that was never set.
+        assert!(!armed("until=1700000000\n", 60));
+        for text in [
+            "",
+            "until=",
+            "until=-1",
+            "until=99999999999999999999",
+            "record",
+        ] {
+            assert!(!armed(text, 0), "{text}");
+        }
+        std::fs::remove_file(&credential).unwrap();
+        assert!(!is_armed(&paths, 0));
+    }
+
+    #[test]
+    fn a_recorded_boot_reads_nothing_ahead() {
+        let chosen = |words| {
+            let (settings, _) = read(words);
+            let settings = settings.unwrap();
+            (settings.record, settings.prefetch)
+        };
+        assert_eq!(chosen(""), (false, true));
+        assert_eq!(chosen("initoverlayfs.prefetch=off"), (false, false));
+        assert_eq!(chosen("initoverlayfs.profile=record"), (true, false));
+        assert_eq!(chosen("initoverlayfs.profile=other"), (false, true));
     }
 }

@@ -79,6 +79,12 @@ impl ImageDevice {
         text
     }
 
+    /// Whether the device was made for the image, and is no disk's or partition's.
+    #[must_use]
+    pub fn is_own(&self) -> bool {
+        !self.mapped.is_empty() || self.loop_device.is_some()
+    }
+
     /// Lets the mapped devices go as soon as nobody uses them any more: at once,
     /// or when what is mounted from them is unmounted.
     ///
@@ -157,7 +163,8 @@ fn bare(
         found.device.path().clone_into(&mut device.path);
         return Ok(());
     };
-    let extents = range(map, 0, found.size);
+    // All of it: a prefetch list lies behind the file system.
+    let extents = range(map, 0, map.size);
     let start = attach(device, found, &extents, modules, log)?;
     if extents.len() > 1 {
         linear(device, NAME, found, &extents, start, modules, log)?;

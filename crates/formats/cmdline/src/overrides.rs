@@ -35,6 +35,10 @@ pub struct Overrides {
     /// last good boot needed. At most [`MAX_HINTS`]; only the order depends on
     /// them.
     pub hint: Vec<String>,
+    /// `initoverlayfs.prefetch=off`: read nothing ahead. `None` if not said.
+    pub prefetch: Option<bool>,
+    /// `initoverlayfs.profile=record`: note what this boot reads of its image.
+    pub record: bool,
     /// `initoverlayfs.debug`: log every step.
     pub debug: bool,
 }
@@ -71,7 +75,7 @@ impl fmt::Display for Warning {
                 f,
                 "\"{key}\" on the kernel command line is not known and is ignored; known are \
                  initoverlayfs.image, .timeout, .on_failure, .failure_wait, \
-                 .hint and .debug"
+                 .hint, .prefetch, .profile and .debug"
             ),
             Self::BadValue {
                 key,
@@ -141,6 +145,14 @@ impl Overrides {
         } else if is("hint") {
             let names = param.value_str().ok_or(Refusal::BadValue(HINTS))?;
             self.hint = hints(names).ok_or(Refusal::BadValue(HINTS))?;
+        } else if is("prefetch") {
+            let wanted = switch(param).ok_or(Refusal::BadValue("yes or no, or left out"))?;
+            self.prefetch = Some(wanted);
+        } else if is("profile") {
+            if param.value_str() != Some("record") {
+                return Err(Refusal::BadValue("record"));
+            }
+            self.record = true;
         } else if is("debug") {
             self.debug = switch(param).ok_or(Refusal::BadValue("yes or no, or left out"))?;
         } else if is("auth") {

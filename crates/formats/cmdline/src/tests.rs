@@ -112,7 +112,8 @@ fn overrides(line: &str) -> (Overrides, Vec<String>) {
 fn every_key_is_obeyed() {
     let (got, warnings) = overrides(
         "quiet initoverlayfs.image=esp initoverlayfs.timeout=30 initoverlayfs.on-failure=halt \
-         initoverlayfs.failure_wait=0 initoverlayfs.hint=sd-mod,ahci initoverlayfs.debug",
+         initoverlayfs.failure_wait=0 initoverlayfs.hint=sd-mod,ahci initoverlayfs.prefetch=off \
+         initoverlayfs.profile=record initoverlayfs.debug",
     );
     assert_eq!(warnings, Vec::<String>::new());
     assert_eq!(
@@ -123,6 +124,8 @@ fn every_key_is_obeyed() {
             on_failure: Some(OnFailure::Halt),
             failure_wait_ms: Some(0),
             hint: vec!["sd_mod".into(), "ahci".into()],
+            prefetch: Some(false),
+            record: true,
             debug: true,
         }
     );

@@ -264,5 +264,21 @@ pub fn ranges_of(mut pages: Vec<u32>, gap: u32) -> Vec<Range> {
     ranges
 }
 
+/// The same ranges, sorted and apart, with those in one that have no more than
+/// `gap` pages between them.
+#[must_use]
+pub fn ranges_of_gaps(ranges: &[Range], gap: u32) -> Vec<Range> {
+    let mut joined: Vec<Range> = Vec::new();
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last) if range.start.saturating_sub(last.end()) <= gap => {
+                last.len = range.end().saturating_sub(last.start);
+            }
+            _ => joined.push(*range),
+        }
+    }
+    joined
+}
+
 #[cfg(test)]
 mod tests;

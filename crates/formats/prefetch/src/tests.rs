@@ -222,6 +222,15 @@ fn trace_lines_of_several_kernels() {
     assert_eq!(Line::parse(other), Line::Other);
 }
 
+#[test]
+fn gaps_are_closed() {
+    let ranges = [range(0, 1), range(3, 2), range(9, 1)];
+    assert_eq!(ranges_of_gaps(&ranges, 0), ranges);
+    assert_eq!(ranges_of_gaps(&ranges, 2), [range(0, 5), range(9, 1)]);
+    assert_eq!(ranges_of_gaps(&ranges, 4), [range(0, 10)]);
+    assert_eq!(ranges_of_gaps(&[], 4), []);
+}
+
 proptest! {
     #[test]
     fn any_pages_come_back(

@@ -1,0 +1,160 @@
+//! Reading ahead what the next init is going to read.
+//!
+//! The builder has left a list behind the image's file system, within what
+//! dm-verity covers ([`iofs_prefetch`]). A process of its own asks the kernel for
+//! it while PID 1 goes on: first inodes and folders, through the image's device,
+//! for which no read-ahead of the kernel's helps; then the files' pages, through
+//! the files, since what is read of the device would be read again for them.
+//!
+//! It must never slow or break a boot. It asks and does not wait for what it asked
+//! for; takes half of the free memory at most; ends after [`LIMIT_US`]; holds the
+//! image's mount no longer than that, and a signal ends it. A list that is damaged
+//! or of another image is named in the log and is no list. `initoverlayfs.prefetch=off`
+//! turns it off.
+
+use alloc::format;
+
+use iofs_prefetch::{PrefetchList, Range, ranges_of_gaps};
+use kernel_abi::block::Device;
+use kernel_abi::readahead::{self, Folder};
+use kernel_abi::{AsFd, clock, file, process};
+
+use crate::image::Found;
+use crate::log::Log;
+use crate::stack::ImageDevice;
+
+/// How long it may go on, in microseconds: a second stage takes less.
+pub const LIMIT_US: u64 = 20_000_000;
+
+/// Ranges of a file are joined over so many pages between them. One cluster of
+/// the default compression on flash; what a disk reads in the time of one seek
+/// where there is a head to move.
+const GAP_FLASH: u32 = 15;
+/// See [`GAP_FLASH`].
+const GAP_ROTATIONAL: u32 = 255;
+
+/// Starts it for the image that is mounted at `root`.
+pub fn start(root: &str, device: &ImageDevice, found: &Found, log: &mut Log) {
+    let started = Folder::open(root).and_then(|folder| {
+        // What is left of it when it ends is the next init's to collect.
+        process::fork(|| {
+            run(&folder, device, found);
+            0
+        })
+    });
+    if let Err(error) = started {
+        log.warn(format_args!("nothing is read ahead: {error}"));
+    }
+}
+
+/// The whole life of the process.
+fn run(root: &Folder, image: &ImageDevice, found: &Found) {
+    let mut log = Log::new();
+    let begun = clock::micros();
+    let device = match Device::open(&image.path) {
+        Ok(device) => device,
+        Err(error) => {
+            log.warn(format_args!("nothing is read ahead: {error}"));
+            return;
+        }
+    };
+    let list = match PrefetchList::read(&device, found.uuid, found.size) {
+        Ok(Some(list)) => list,
+        Ok(None) => return,
+        Err(error) => {
+            log.warn(format_args!("nothing is read ahead: {error}"));
+            return;
+        }
+    };
+    let mut budget = Budget {
+        left: readahead::free_memory() / 2,
+        until: begun.saturating_add(LIMIT_US),
+        asked: 0,
+    };
+    for &range in &list.metadata {
+        if !budget.ask(device.as_fd(), range) {
+            break;
+        }
+    }
+    let gap = match is_rotational(&found.part.name) {
+        true => GAP_ROTATIONAL,
+        false => GAP_FLASH,
+    };
+    let mut files = 0;
+    'files: for wanted in &list.files {
+        // One that is not there is not this image's: the list is not worse for it.
+        let Ok(file) = root.file(&wanted.path) else {
+            continue;
+        };
+        files += 1;
+        for range in ranges_of_gaps(&wanted.ranges, gap) {
+            if !budget.ask(readahead::of(&file), range) {
+                break 'files;
+            }
+        }
+    }
+    log.info(format_args!(
+        "read ahead: {} KiB of {files} files and of metadata asked for in {} ms",
+        budget.asked >> 10,
+        clock::micros().saturating_sub(begun) / 1000
+    ));
+}
+
+/// What may still be asked for.
+struct Budget {
+    /// In bytes.
+    left: u64,
+    /// Until when, in microseconds since the kernel started.
+    until: u64,
+    /// What has been, in bytes.
+    asked: u64,
+}
+
+impl Budget {
+    /// Asks for a range; false if nothing more is to be asked for.
+    fn ask(&mut self, file: kernel_abi::BorrowedFd<'_>, range: Range) -> bool {
+        let bytes = range.bytes();
+        if bytes > self.left || clock::micros() > self.until {
+            return false;
+        }
+        self.left -= bytes;
+        self.asked += bytes;
+        readahead::will_need(file, range.offset(), bytes).is_ok()
+    }
+}
+
+/// Whether the disk of this partition has a head to move, as far as the kernel
+/// knows.
+fn is_rotational(name: &str) -> bool {
+    // A partition's folder is in its disk's.
+    ["queue", "../queue"].iter().any(|queue| {
+        file::read_line(&format!("/sys/class/block/{name}/{queue}/rotational"))
+            .is_ok_and(|text| text == "1")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_ends_with_memory_and_time() {
+        let file = tempfile::tempfile().unwrap();
+        let range = |start, len| Range { start, len };
+        let mut budget = Budget {
+            left: 3 * 4096,
+            until: u64::MAX,
+            asked: 0,
+        };
+        assert!(budget.ask(file.as_fd(), range(0, 2)));
+        assert!(!budget.ask(file.as_fd(), range(2, 2)));
+        assert!(budget.ask(file.as_fd(), range(2, 1)));
+        assert_eq!((budget.left, budget.asked), (0, 3 * 4096));
+        let mut late = Budget {
+            left: u64::MAX,
+            until: 0,
+            asked: 0,
+        };
+        assert!(!late.ask(file.as_fd(), range(0, 1)));
+    }
+}
