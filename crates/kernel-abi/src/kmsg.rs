@@ -1,5 +1,6 @@
 //! The kernel log, `/dev/kmsg` (kernel: Documentation/ABI/testing/dev-kmsg).
 
+use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 
 /// How urgent a line is: the kernel's log levels.
@@ -53,11 +54,29 @@ pub fn write_line(level: Level, prefix: &str, text: &str) {
 
 /// Writes one record, without allocating; `text` is cut to what fits.
 pub fn write_raw(level: Level, prefix: &str, text: &str) {
-    let mut buffer = [0; MAX_LEN + 64];
-    let record = record(level, prefix, text, &mut buffer);
-    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-    if let Ok(log) = rustix::fs::open(c"/dev/kmsg", flags, Mode::empty()) {
-        let _ = rustix::io::write(&log, record);
+    if let Some(log) = Held::open() {
+        log.write(level, prefix, text);
+    }
+}
+
+/// The log, held open: for a process that `/dev` goes away from.
+#[derive(Debug)]
+pub struct Held(OwnedFd);
+
+impl Held {
+    /// Opens it; `None` if there is none.
+    #[must_use]
+    pub fn open() -> Option<Self> {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let log = rustix::fs::open(c"/dev/kmsg", flags, Mode::empty());
+        log.ok().map(Self)
+    }
+
+    /// Writes one record; `text` is cut to what fits. The kernel drops what comes
+    /// more often than ten times in five seconds.
+    pub fn write(&self, level: Level, prefix: &str, text: &str) {
+        let mut buffer = [0; MAX_LEN + 64];
+        let _ = rustix::io::write(&self.0, record(level, prefix, text, &mut buffer));
     }
 }
 

@@ -7,7 +7,8 @@ use core::fmt::Arguments;
 use kernel_abi::clock;
 use kernel_abi::kmsg::{self, Level};
 
-const PREFIX: &str = "storage-init: ";
+/// Begins each line of this program's.
+pub(crate) const PREFIX: &str = "storage-init: ";
 
 /// A stage of the boot and when it was reached.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,14 +13,16 @@
 //! turns it off.
 
 use alloc::format;
+use alloc::string::String;
 
-use iofs_prefetch::{PrefetchList, Range, ranges_of_gaps};
+use iofs_prefetch::{PrefetchError, PrefetchList, Range, ranges_of_gaps};
 use kernel_abi::block::Device;
+use kernel_abi::kmsg::{Held, Level};
 use kernel_abi::readahead::{self, Folder};
 use kernel_abi::{AsFd, clock, file, process};
 
 use crate::image::Found;
-use crate::log::Log;
+use crate::log::{Log, PREFIX};
 use crate::stack::ImageDevice;
 
 /// How long it may go on, in microseconds: a second stage takes less.
@@ -33,12 +35,34 @@ const GAP_FLASH: u32 = 15;
 /// See [`GAP_FLASH`].
 const GAP_ROTATIONAL: u32 = 255;
 
+/// All that the process needs, open: PID 1 moves /dev and /sys away from under it.
+struct Job {
+    /// The image's mount.
+    root: Folder,
+    /// The block device under it.
+    device: Device,
+    rotational: bool,
+    log: Option<Held>,
+}
+
 /// Starts it for the image that is mounted at `root`.
 pub fn start(root: &str, device: &ImageDevice, found: &Found, log: &mut Log) {
-    let started = Folder::open(root).and_then(|folder| {
+    let started = Folder::open(root).and_then(|root| {
+        let job = Job {
+            root,
+            device: Device::open(&device.path)?,
+            rotational: is_rotational(&found.part.name),
+            log: Held::open(),
+        };
         // What is left of it when it ends is the next init's to collect.
         process::fork(|| {
-            run(&folder, device, found);
+            let (level, text) = match job.run(found) {
+                Ok(text) => (Level::Info, text),
+                Err(error) => (Level::Warning, format!("nothing is read ahead: {error}")),
+            };
+            if let Some(log) = &job.log {
+                log.write(level, PREFIX, &text);
+            }
             0
         })
     });
@@ -47,57 +71,46 @@ pub fn start(root: &str, device: &ImageDevice, found: &Found, log: &mut Log) {
     }
 }
 
-/// The whole life of the process.
-fn run(root: &Folder, image: &ImageDevice, found: &Found) {
-    let mut log = Log::new();
-    let begun = clock::micros();
-    let device = match Device::open(&image.path) {
-        Ok(device) => device,
-        Err(error) => {
-            log.warn(format_args!("nothing is read ahead: {error}"));
-            return;
-        }
-    };
-    let list = match PrefetchList::read(&device, found.uuid, found.size) {
-        Ok(Some(list)) => list,
-        Ok(None) => return,
-        Err(error) => {
-            log.warn(format_args!("nothing is read ahead: {error}"));
-            return;
-        }
-    };
-    let mut budget = Budget {
-        left: readahead::free_memory() / 2,
-        until: begun.saturating_add(LIMIT_US),
-        asked: 0,
-    };
-    for &range in &list.metadata {
-        if !budget.ask(device.as_fd(), range) {
-            break;
-        }
-    }
-    let gap = match is_rotational(&found.part.name) {
-        true => GAP_ROTATIONAL,
-        false => GAP_FLASH,
-    };
-    let mut files = 0;
-    'files: for wanted in &list.files {
-        // One that is not there is not this image's: the list is not worse for it.
-        let Ok(file) = root.file(&wanted.path) else {
-            continue;
+impl Job {
+    /// The whole life of the process; what it did.
+    fn run(&self, found: &Found) -> Result<String, PrefetchError> {
+        let begun = clock::micros();
+        let Some(list) = PrefetchList::read(&self.device, found.uuid, found.size)? else {
+            return Ok("the image has no list of what to read ahead".into());
         };
-        files += 1;
-        for range in ranges_of_gaps(&wanted.ranges, gap) {
-            if !budget.ask(readahead::of(&file), range) {
-                break 'files;
+        let mut budget = Budget {
+            left: readahead::free_memory() / 2,
+            until: begun.saturating_add(LIMIT_US),
+            asked: 0,
+        };
+        for &range in &list.metadata {
+            if !budget.ask(self.device.as_fd(), range) {
+                break;
             }
         }
+        let gap = match self.rotational {
+            true => GAP_ROTATIONAL,
+            false => GAP_FLASH,
+        };
+        let mut files = 0;
+        'files: for wanted in &list.files {
+            // One that is not there is not this image's: the list is not worse for it.
+            let Ok(file) = self.root.file(&wanted.path) else {
+                continue;
+            };
+            files += 1;
+            for range in ranges_of_gaps(&wanted.ranges, gap) {
+                if !budget.ask(readahead::of(&file), range) {
+                    break 'files;
+                }
+            }
+        }
+        Ok(format!(
+            "read ahead: {} KiB of {files} files and of metadata asked for in {} ms",
+            budget.asked >> 10,
+            clock::micros().saturating_sub(begun) / 1000
+        ))
     }
-    log.info(format_args!(
-        "read ahead: {} KiB of {files} files and of metadata asked for in {} ms",
-        budget.asked >> 10,
-        clock::micros().saturating_sub(begun) / 1000
-    ));
 }
 
 /// What may still be asked for.

@@ -22,6 +22,8 @@ mod interop;
 mod kernels;
 #[path = "qemu/net_roots.rs"]
 mod net_roots;
+#[path = "qemu/profile.rs"]
+mod profile;
 #[path = "qemu/program.rs"]
 mod program;
 #[path = "qemu/roots.rs"]
@@ -72,6 +74,7 @@ const TESTS: &[&[Test]] = &[
     ground::TESTS,
     boots::TESTS,
     analyze::TESTS,
+    profile::TESTS,
     buses::TESTS,
     kernels::TESTS,
     program::TESTS,
