@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use iofs_gpt::Uuid;
 use libtest_mimic::Failed;
-use qemu_driver::{Answer, Arch, Boot, Bus, Disk, Machine, Outcome, RunOptions, Vm};
+use qemu_driver::{Answer, Arch, Boot, Bus, Disk, Machine, Outcome, RunOptions};
 use serde_json::Value;
 use vmtest::command;
 use vmtest::disk::{self, Entry, Partition};
@@ -25,7 +25,7 @@ use vmtest::stack::{ARRAY_UUID, KEY, LUKS_UUID, Stack};
 use vmtest::storage::{PASSPHRASE, Storage};
 
 use crate::Test;
-use crate::support::{CONSOLE, Ground, expect, facts, fail, make_esp};
+use crate::support::{CONSOLE, Ground, expect, facts, fail, make_esp, run_with};
 use crate::trust::with_image;
 
 pub(crate) const TESTS: &[Test] = &[
@@ -436,14 +436,13 @@ fn mkosi(ground: &Ground) -> Result<(), Failed> {
 
 /// Runs a machine to its end; the passphrase is typed behind `prompt`.
 pub(crate) fn run(machine: &Machine, prompt: Option<&str>) -> Result<Outcome, Failed> {
-    let options = RunOptions {
+    run_with(machine, LIMIT, || RunOptions {
         answers: prompt
             .map(|prompt| Answer::new(prompt, PASSPHRASE))
             .into_iter()
             .collect(),
         ..RunOptions::default()
-    };
-    Ok(Vm::start(machine, options)?.finish(LIMIT)?)
+    })
 }
 
 /// The disks of a stack: the first has the ESP with `entries`, too.

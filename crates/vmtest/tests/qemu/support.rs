@@ -214,7 +214,16 @@ const OWN_BREAKPOINT: &str = "Oops: int3";
 /// that the other processor is just replacing (seen once in fifty boots on a busy
 /// machine, before any init).
 pub(crate) fn run(machine: &Machine) -> Result<Outcome, Failed> {
-    let boot = || Vm::start(machine, RunOptions::default())?.finish(LIMIT);
+    run_with(machine, LIMIT, RunOptions::default)
+}
+
+/// The same, with another limit and what is typed.
+pub(crate) fn run_with(
+    machine: &Machine,
+    limit: Duration,
+    options: impl Fn() -> RunOptions,
+) -> Result<Outcome, Failed> {
+    let boot = || Vm::start(machine, options())?.finish(limit);
     let outcome = boot()?;
     if outcome.find(OWN_BREAKPOINT).is_none() {
         return Ok(outcome);
