@@ -6,6 +6,8 @@
 
 mod boot;
 mod chart;
+mod io;
+mod minimal;
 mod reach;
 mod report;
 
@@ -26,6 +28,9 @@ pub(crate) enum Bench {
     /// What it costs to boot anywhere: any machine's drivers, forty disks, a stick
     /// that comes late; and what a second processor saves.
     Reach(Options),
+    /// What a boot reads of its image, and how long that takes on eMMC, SD card, USB 2
+    /// stick, SSDs and disk; with and without profile and reading ahead.
+    Io(io::Args),
     /// All of them, one after the other, each with its own number of runs, written
     /// to docs/benchmarks. Takes hours; the machine should have nothing else to do.
     All,
@@ -96,7 +101,11 @@ type Family = (
 );
 
 /// What `bench all` runs, in this order.
-const ALL: &[Family] = &[("boot", boot::run_default), ("reach", reach::run)];
+const ALL: &[Family] = &[
+    ("boot", boot::run_default),
+    ("reach", reach::run),
+    ("io", io::run_default),
+];
 
 /// The task.
 pub(crate) fn run(bench: &Bench) -> Result<(), Box<dyn Error>> {
@@ -104,6 +113,7 @@ pub(crate) fn run(bench: &Bench) -> Result<(), Box<dyn Error>> {
     match bench {
         Bench::Boot(args) => show(&boot::run(&ground, args)?, args.options.record),
         Bench::Reach(options) => show(&reach::run(&ground, options)?, options.record),
+        Bench::Io(args) => show(&io::run(&ground, args)?, args.options.record),
         Bench::All => all(&ground),
     }
 }

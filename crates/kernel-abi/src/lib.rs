@@ -27,6 +27,7 @@ pub mod kmsg;
 pub mod loopdev;
 pub mod module;
 pub mod mount;
+pub mod pages;
 pub mod power;
 pub mod process;
 pub mod readahead;

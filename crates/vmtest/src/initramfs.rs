@@ -21,11 +21,20 @@ pub fn of_program(path: &Path, program: &Path) -> Result<(), Error> {
     fs::copy(program, &init)
         .and_then(|_| fs::set_permissions(&init, fs::Permissions::from_mode(0o755)))
         .map_err(Error::io(format!("copying {}", program.display())))?;
+    of_files(path, dir.path(), &[".", "dev", "proc", "init"])
+}
+
+/// Makes an uncompressed initramfs of these files and folders of `dir`, in this
+/// order.
+///
+/// # Errors
+/// [`Error::Program`] if cpio fails, [`Error::Io`].
+pub fn of_files(path: &Path, dir: &Path, names: &[&str]) -> Result<(), Error> {
     let archive = command::output_with_input(
         Command::new("cpio")
             .args(["--create", "--format=newc", "--owner=+0:+0", "--quiet"])
-            .current_dir(dir.path()),
-        b".\ndev\nproc\ninit\n",
+            .current_dir(dir),
+        (names.join("\n") + "\n").as_bytes(),
     )?;
     fs::write(path, archive).map_err(Error::io(format!("writing {}", path.display())))
 }

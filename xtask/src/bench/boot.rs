@@ -1,13 +1,15 @@
 //! `cargo xtask bench boot`: what a boot costs, on the clock that counts
-//! instructions.
+//! instructions and on the host's, against other generators' initramfs files and
+//! against the least that a hand-made one can do.
 //!
 //! Each boot ends at the same program on the root, the marker init: a static
 //! program that writes one line to the kernel log, whose timestamp is the
-//! figure. The first init is what storage-init executes in the image, after its
-//! line `[stage exec]`, or the initramfs's own. With `-icount
-//! shift=0,sleep=off` a nanosecond is an instruction. Where the guest waits for
-//! the disk, which answers in real time, its clock jumps to its next timer:
-//! that only ever adds, so the least of several runs stands beside the median.
+//! figure; or, in boots of their own, at multi-user. The first init is what
+//! storage-init executes in the image, after its line `[stage exec]`, or the
+//! initramfs's own. With `-icount shift=0,sleep=off` a nanosecond is an
+//! instruction. Where the guest waits for the disk, which answers in real time,
+//! its clock jumps to its next timer: that only ever adds, so the least of
+//! several runs is what the bounds are about.
 
 use std::error::Error;
 use std::fs;
@@ -19,11 +21,13 @@ use std::time::Duration;
 use qemu_driver::{Accel, Idle};
 use vmtest::guest::{self, Guest};
 use vmtest::initramfs;
+use vmtest::mkosi::Mkosi;
+use vmtest::peers::{Peer, Peers};
 use vmtest::set::{Recipe, Set};
 
 use super::chart::Chart;
 use super::report::{Bound, Cell, Column, Report, Row, Table};
-use super::{Ground, Options, median, mib, sorted};
+use super::{Ground, Options, median, mib, minimal, sorted};
 use crate::boots::{Cost, Way};
 use crate::step;
 
@@ -36,6 +40,20 @@ pub(crate) struct Args {
     /// timer, as the bounds are stated, or follow the host's.
     #[arg(long, value_enum, default_value_t = IdleArg::Jump)]
     idle: IdleArg,
+    /// Which clocks: the one that counts instructions, the host's, or each.
+    #[arg(long, value_enum, default_value_t = ClockArg::Both)]
+    clock: ClockArg,
+}
+
+/// See [`Args::clock`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum ClockArg {
+    /// Instructions only.
+    Instructions,
+    /// Wall time only.
+    Wall,
+    /// One after the other.
+    Both,
 }
 
 /// How often each boot is measured.
@@ -58,11 +76,32 @@ const PADDING_MIB: u64 = 512;
 const BOUND_FILE: f64 = 3.15;
 const BOUND_PARTITIONS: f64 = 3.05;
 
+/// The parts of the time above the kernel's own that a boot of ours may take of
+/// others' to the root's init, and what it may take of the hand-made init's whole.
+const BOUND_MINIMAL: f64 = 1.05;
+const BOUND_DRACUT: f64 = 0.11;
+const BOUND_INITRAMFS_TOOLS: f64 = 0.16;
+
+const KERNEL: &str = "kernel alone";
+const MINIMAL: &str = "hand-made, verified partition";
+const FILE: &str = "initoverlayfs";
+const PARTITIONS: &str = "initoverlayfs, in partitions";
+const INITRAMFS_TOOLS: &str = "initramfs-tools, zstd";
+const DRACUT: &str = "dracut, generic";
+
+/// Columns of the first table that the bounds and the plot need.
+const FIRST: usize = 0;
+const FIRST_LEAST: usize = 1;
+const ROOT: usize = 2;
+const ROOT_LEAST: usize = 3;
+const MULTI_USER: usize = 4;
+
 /// The family with its own options.
 pub(super) fn run_default(ground: &Ground, options: &Options) -> Result<Report, Box<dyn Error>> {
     let args = Args {
         options: options.clone(),
         idle: IdleArg::Jump,
+        clock: ClockArg::Both,
     };
     run(ground, &args)
 }
@@ -74,112 +113,186 @@ pub(super) fn run(ground: &Ground, args: &Args) -> Result<Report, Box<dyn Error>
         dist: &ground.dist,
         guest: &ground.guest,
         folder: folder.path(),
-        idle: match args.idle {
-            IdleArg::Jump => Idle::Jump,
-            IdleArg::Real => Idle::RealTime,
-        },
     };
     let runs = args.options.runs.unwrap_or(RUNS);
-    let ways: [(&str, MakeWay<'_>); 8] = [
-        ("kernel alone", Bench::kernel_alone),
-        ("initramfs-tools", Bench::initramfs_tools),
-        ("dracut", Bench::dracut),
-        (FILE, Bench::initoverlayfs),
+    let ways: [(&str, MakeWay<'_>); 16] = [
+        (KERNEL, Bench::kernel_alone),
+        (MINIMAL, Bench::minimal),
         (PARTITIONS, Bench::partitions),
+        (FILE, Bench::initoverlayfs),
         ("initoverlayfs, signed", Bench::signed),
         ("initoverlayfs, not authenticated", Bench::unproven),
         ("initoverlayfs, image + 512 MiB", Bench::padded),
+        ("tiny-initramfs", |b, n| b.peer(n, Peer::Tiny)),
+        ("initramfs-tools, lz4", |b, n| {
+            b.peer(n, Peer::InitramfsToolsLz4)
+        }),
+        (INITRAMFS_TOOLS, Bench::initramfs_tools),
+        ("dracut, hostonly", |b, n| b.peer(n, Peer::DracutHostonly)),
+        ("dracut, without systemd", |b, n| {
+            b.peer(n, Peer::DracutNoSystemd)
+        }),
+        (DRACUT, Bench::dracut),
+        ("dracut, squashfs", |b, n| b.peer(n, Peer::DracutSquashfs)),
+        ("dracut, squash-erofs", |b, n| b.peer(n, Peer::DracutErofs)),
+        ("mkosi-initrd", Bench::mkosi),
     ];
-    let mut rows = Vec::new();
+    let mut made = Vec::new();
     for (name, make) in ways
         .into_iter()
         .filter(|(name, _)| args.options.wants(name))
     {
-        let way = make(&bench, name)?;
-        rows.push(row(&way, bench.measure(&way, runs)?)?);
+        println!("making: {name}");
+        made.push(make(&bench, name)?);
     }
-    report(ground, args, runs, rows)
+    let mut tables = Vec::new();
+    if args.clock != ClockArg::Wall {
+        let idle = match args.idle {
+            IdleArg::Jump => Idle::Jump,
+            IdleArg::Real => Idle::RealTime,
+        };
+        tables.push(bench.by_instructions(&made, idle, runs)?);
+    }
+    if args.clock != ClockArg::Instructions {
+        tables.push(bench.by_wall(&made, runs)?);
+    }
+    report(ground, args, runs, tables)
 }
 
-const FILE: &str = "initoverlayfs";
-const PARTITIONS: &str = "initoverlayfs, in partitions";
+/// A cell's figure.
+fn figure(table: &Table, name: &str, column: usize) -> Option<f64> {
+    let row = table.rows.iter().find(|row| row.name == name)?;
+    match row.cells.get(column)? {
+        Cell::Number(number) => Some(*number),
+        _ => None,
+    }
+}
+
+/// What the project promises, as far as its rows were measured.
+fn bounds(table: &Table) -> Vec<Bound> {
+    let first = |name| figure(table, name, FIRST_LEAST);
+    let mut bounds = Vec::new();
+    if let (Some(ours), Some(least)) = (first(PARTITIONS), first(MINIMAL)) {
+        let name = "exec from a verified partition, against the hand-made init";
+        bounds.push(Bound::new(name, ours / least, BOUND_MINIMAL, ""));
+    }
+    for (peer, bound) in [
+        (DRACUT, BOUND_DRACUT),
+        (INITRAMFS_TOOLS, BOUND_INITRAMFS_TOOLS),
+    ] {
+        let peers = figure(table, peer, ROOT_LEAST);
+        if let (Some(floor), Some(ours), Some(theirs)) = (first(KERNEL), first(PARTITIONS), peers) {
+            let name = format!("exec above the kernel, against {peer}, to the root's init");
+            let ratio = (ours - floor) / (theirs - floor);
+            bounds.push(Bound::new(&name, ratio, bound, ""));
+        }
+    }
+    for (name, bound) in [(FILE, BOUND_FILE), (PARTITIONS, BOUND_PARTITIONS)] {
+        if let Some(ours) = first(name) {
+            let name = format!("{name}, first init");
+            bounds.push(Bound::new(&name, ours, bound, "s"));
+        }
+    }
+    bounds
+}
+
+/// The stages of every row of a table.
+fn chart(table: &Table, axis: &str, columns: &[usize]) -> Chart {
+    let bars = table.rows.iter().map(|row| {
+        let values = columns.iter().map(|&at| figure(table, &row.name, at));
+        (row.name.clone(), values.collect())
+    });
+    Chart::Bars {
+        axis: axis.to_owned(),
+        series: ["first init", "root's init", "multi-user"]
+            .map(str::to_owned)
+            .to_vec(),
+        bars: bars.collect(),
+    }
+}
 
 fn report(
     ground: &Ground,
     args: &Args,
     runs: u32,
-    rows: Vec<Row>,
+    tables: Vec<Table>,
 ) -> Result<Report, Box<dyn Error>> {
-    let figure = |name: &str, column: usize| {
-        let row = rows.iter().find(|row| row.name == name)?;
-        match row.cells.get(column)? {
-            Cell::Number(number) => Some(*number),
-            _ => None,
-        }
-    };
-    let bounds = [(FILE, BOUND_FILE), (PARTITIONS, BOUND_PARTITIONS)]
-        .into_iter()
-        .filter_map(|(name, bound)| {
-            let what = format!("{name}, first init");
-            Some(Bound::new(&what, figure(name, 0)?, bound, "s"))
-        })
-        .collect();
-    let bars = rows
-        .iter()
-        .map(|row| {
-            let values = [0, 2].map(|column| figure(&row.name, column));
-            (row.name.clone(), values.to_vec())
-        })
-        .collect();
     let (idle, sleep) = match args.idle {
         IdleArg::Jump => ("jump", "off"),
         IdleArg::Real => ("real", "on"),
     };
+    let clock = match args.clock {
+        ClockArg::Instructions => " --clock instructions",
+        ClockArg::Wall => " --clock wall",
+        ClockArg::Both => "",
+    };
+    let mut bounded = Vec::new();
+    let mut charts = Vec::new();
+    for table in &tables {
+        if table.title == BY_INSTRUCTIONS {
+            bounded = bounds(table);
+            let axis = "seconds since the kernel's start, a nanosecond an instruction";
+            charts.push(chart(table, axis, &[FIRST, ROOT, MULTI_USER]));
+        } else {
+            let axis = "seconds since the kernel's start, wall time";
+            charts.push(chart(table, axis, &[0, 1, 2]));
+        }
+    }
+    let mut versions = ground.versions()?;
+    versions.push(Peers::ensure(&ground.guest, &mut |line| println!("{line}"))?.versions()?);
     Ok(Report {
         name: "boot".to_owned(),
         title: "What a boot costs".to_owned(),
         command: args
             .options
-            .command("boot", runs, &format!(" --idle {idle}")),
-        notes: vec![
-            "Guest: one CPU, q35, a virtio disk, no `quiet`.".to_owned(),
-            format!(
-                "Clock: `-icount shift=0,sleep={sleep}`: a nanosecond is an instruction. The \
-                 median of {runs} runs, and the least."
-            ),
-            "First init: storage-init's exec of the image's init; the image is sealed by its root \
-             hash and a file on the ESP, where nothing else is said. For the others the start of \
-             the initramfs's own `/init`."
-                .to_owned(),
-            "Root's init: a static program that writes one line, on the ext4 root. initoverlayfs \
-             gets there through dracut's initramfs as its image."
-                .to_owned(),
-            "Read: from the disk, up to there. The initrd is beside that: the loader reads it \
-             whole. RAM touched: pages of the guest's memory that were ever written or read."
-                .to_owned(),
-        ],
-        versions: ground.versions()?,
-        tables: vec![Table {
-            title: "by instructions".to_owned(),
-            columns: vec![
-                Column::new("first init", "s", 3),
-                Column::new("least", "s", 3),
-                Column::new("root's init", "s", 3),
-                Column::new("least", "s", 3),
-                Column::new("initrd", "MiB", 2),
-                Column::new("read", "MiB", 2),
-                Column::new("RAM touched", "MiB", 2),
-            ],
-            rows,
-        }],
-        bounds,
-        charts: vec![Chart::Bars {
-            axis: "seconds since the kernel's start, a nanosecond an instruction".to_owned(),
-            series: vec!["first init".to_owned(), "root's init".to_owned()],
-            bars,
-        }],
+            .command("boot", runs, &format!(" --idle {idle}{clock}")),
+        notes: notes(runs, sleep),
+        versions,
+        tables,
+        bounds: bounded,
+        charts,
     })
 }
+
+fn notes(runs: u32, sleep: &str) -> Vec<String> {
+    let multi = runs.div_ceil(2);
+    vec![
+        "Guest: one CPU, q35, a virtio disk, no `quiet`; the times are its kernel's clock, so \
+         neither firmware nor the loading of the initrd is in them."
+            .to_owned(),
+        format!(
+            "By instructions: `-icount shift=0,sleep={sleep}`: a nanosecond is an instruction. The \
+             median of {runs} runs, and the least, which the bounds take; multi-user is the median \
+             of {multi}, in boots of their own."
+        ),
+        format!(
+            "By wall time: the emulator without icount. {runs} rounds, in each of which every way \
+             boots once; medians. The ratio is of the times to multi-user of the same round."
+        ),
+        "First init: storage-init's exec of the image's init; the image is sealed by its root \
+         hash and a file on the ESP, where nothing else is said. For the others the start of the \
+         initramfs's own `/init`."
+            .to_owned(),
+        "Root's init: a static program that writes one line, on the ext4 root. initoverlayfs \
+         gets there through dracut's initramfs as its image. Multi-user: systemd on that root \
+         has reached it."
+            .to_owned(),
+        "Hand-made: a static init with the drivers of the same verified partition, uncompressed, \
+         loaded one after the other; it looks for nothing and reports nothing."
+            .to_owned(),
+        "dracut, hostonly: made in a chroot, where there is no host to look at but the one that \
+         runs the bench: `--no-hostonly-cmdline --no-hostonly-default-device --add-drivers \
+         'virtio_blk ext4' --filesystems ext4`. tiny-initramfs has the drivers that it is told, \
+         and the root by UUID. dracut's squash files are made with no busybox in the tree, since \
+         with Debian's they do not start. No peer authenticates anything."
+            .to_owned(),
+        "Read: from the disk, up to the root's init. The initrd is beside that: the loader reads \
+         it whole. RAM touched: pages of the guest's memory that were ever written or read."
+            .to_owned(),
+    ]
+}
+
+const BY_INSTRUCTIONS: &str = "by instructions";
 
 type MakeWay<'a> = fn(&Bench<'a>, &str) -> Result<Way, Box<dyn Error>>;
 
@@ -187,7 +300,6 @@ struct Bench<'a> {
     dist: &'a Path,
     guest: &'a Guest,
     folder: &'a Path,
-    idle: Idle,
 }
 
 impl<'a> Bench<'a> {
@@ -218,6 +330,33 @@ impl<'a> Bench<'a> {
             append: format!("init={}", guest::MARK),
             disk: self.guest.root_image(),
         }
+    }
+
+    fn peer(&self, name: &str, peer: Peer) -> Result<Way, Box<dyn Error>> {
+        let peers = Peers::ensure(self.guest, &mut |line| println!("{line}"))?;
+        let mut way = self.plain(name, peers.initrd(peer));
+        if peer == Peer::Tiny {
+            // It knows no labels.
+            way.append = format!("root=UUID={} {}", guest::ROOT_UUID, way.append);
+        }
+        Ok(way)
+    }
+
+    fn mkosi(&self, name: &str) -> Result<Way, Box<dyn Error>> {
+        let mkosi = Mkosi::ensure(self.guest, &mut |line| println!("{line}"))?;
+        Ok(self.plain(name, mkosi.initrd()))
+    }
+
+    /// On the disk that `partitions` boots from.
+    fn minimal(&self, name: &str) -> Result<Way, Box<dyn Error>> {
+        let dir = self.folder.join("for-minimal");
+        let initrd = self.guest.dracut_initrd();
+        let recipe = self.recipe(&initrd, "virtio-blk");
+        let options = &["--image-on", "partition"];
+        let (set, report) = Recipe { options, ..recipe }.build_with_report(&dir)?;
+        let way = self.through(name, &set, "minimal.img")?;
+        let initrd = minimal::make(&set, &report, &self.folder.join("minimal"))?;
+        Ok(Way { initrd, ..way })
     }
 
     fn kernel_alone(&self, name: &str) -> Result<Way, Box<dyn Error>> {
@@ -312,35 +451,138 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    fn measure(&self, way: &Way, runs: u32) -> Result<Vec<Cost>, Box<dyn Error>> {
-        let mut costs = Vec::new();
-        for run in 1..=runs {
-            let outcome = way.boot(self.guest, Accel::Tcg, Some(self.idle), None)?;
+    /// One boot to `end`, tried again if the emulated kernel fell on its way.
+    fn boot(
+        &self,
+        way: &Way,
+        clock: Option<Idle>,
+        end: fn(&Cost) -> Option<Duration>,
+    ) -> Result<Cost, Box<dyn Error>> {
+        const TRIES: u32 = 3;
+        let log = step::logs()?.join("bench.log");
+        for _ in 0..TRIES {
+            let outcome = way.boot(self.guest, Accel::Tcg, clock, None)?;
             let cost = Cost::of(&outcome);
-            if cost.mark.is_none() {
-                let log = step::logs()?.join("bench.log");
-                let lines: Vec<_> = outcome.lines.iter().map(|l| l.text.as_str()).collect();
-                fs::write(&log, lines.join("\n"))?;
-                return Err(format!(
-                    "{}: the marker init did not run; its console: {}",
-                    way.name,
-                    log.display()
-                )
-                .into());
+            if end(&cost).is_some() {
+                return Ok(cost);
             }
-            println!(
-                "{} {run}/{runs}: first init {}, root's init {}",
-                way.name,
-                seconds(cost.first_init),
-                seconds(cost.mark)
-            );
-            costs.push(cost);
+            let lines: Vec<_> = outcome.lines.iter().map(|l| l.text.as_str()).collect();
+            fs::write(&log, lines.join("\n"))?;
         }
-        Ok(costs)
+        Err(format!(
+            "{}: the boot did not come to its end; its console: {}",
+            way.name,
+            log.display()
+        )
+        .into())
+    }
+
+    fn by_instructions(
+        &self,
+        ways: &[Way],
+        idle: Idle,
+        runs: u32,
+    ) -> Result<Table, Box<dyn Error>> {
+        let mut rows = Vec::new();
+        for way in ways {
+            let mut costs = Vec::new();
+            for run in 1..=runs {
+                let cost = self.boot(way, Some(idle), |cost| cost.mark)?;
+                println!(
+                    "{} {run}/{runs}: first init {}, root's init {}",
+                    way.name,
+                    seconds(cost.first_init),
+                    seconds(cost.mark)
+                );
+                costs.push(cost);
+            }
+            let mut ends = Vec::new();
+            if let Some(way) = to_multi_user(way) {
+                for _ in 0..runs.div_ceil(2) {
+                    let cost = self.boot(&way, Some(idle), |cost| cost.multi_user)?;
+                    println!("{}: multi-user {}", way.name, seconds(cost.multi_user));
+                    ends.extend(cost.multi_user);
+                }
+            }
+            rows.push(row(way, &costs, ends)?);
+        }
+        Ok(Table {
+            title: BY_INSTRUCTIONS.to_owned(),
+            columns: vec![
+                Column::new("first init", "s", 3),
+                Column::new("least", "s", 3),
+                Column::new("root's init", "s", 3),
+                Column::new("least", "s", 3),
+                Column::new("multi-user", "s", 3),
+                Column::new("initrd", "MiB", 2),
+                Column::new("read", "MiB", 2),
+                Column::new("RAM touched", "MiB", 2),
+            ],
+            rows,
+        })
+    }
+
+    /// Rounds, so that what slows the host slows all of them.
+    fn by_wall(&self, ways: &[Way], runs: u32) -> Result<Table, Box<dyn Error>> {
+        let mut times = vec![[const { Vec::new() }; 4]; ways.len()];
+        for round in 1..=runs {
+            let mut ends = Vec::new();
+            for (way, times) in ways.iter().zip(&mut times) {
+                let cost = self.boot(way, None, |cost| cost.mark)?;
+                let [first, root, multi, _] = times;
+                first.extend(cost.first_init.map(|time| time.as_secs_f64()));
+                root.extend(cost.mark.map(|time| time.as_secs_f64()));
+                let mut end = None;
+                if let Some(way) = to_multi_user(way) {
+                    let cost = self.boot(&way, None, |cost| cost.multi_user)?;
+                    end = cost.multi_user.map(|time| time.as_secs_f64());
+                    multi.extend(end);
+                }
+                println!(
+                    "{} by wall time, round {round}/{runs}: root's init {}, multi-user {}",
+                    way.name,
+                    seconds(cost.mark),
+                    seconds(end.map(Duration::from_secs_f64))
+                );
+                ends.push(end);
+            }
+            let base = ways.iter().position(|way| way.name == DRACUT);
+            let base = base.and_then(|at| *ends.get(at)?);
+            for (end, times) in ends.iter().zip(&mut times) {
+                let [.., ratios] = times;
+                ratios.extend(end.zip(base).map(|(end, base)| end / base));
+            }
+        }
+        let rows = ways.iter().zip(times).map(|(way, times)| {
+            let cells = times.map(|mut values| {
+                values.sort_by(f64::total_cmp);
+                median(&values).into()
+            });
+            Row::new(&way.name, cells.to_vec())
+        });
+        Ok(Table {
+            title: "by wall time".to_owned(),
+            columns: vec![
+                Column::new("first init", "s", 2),
+                Column::new("root's init", "s", 2),
+                Column::new("multi-user", "s", 2),
+                Column::new(&format!("against {DRACUT}"), "", 2),
+            ],
+            rows: rows.collect(),
+        })
     }
 }
 
-fn row(way: &Way, costs: Vec<Cost>) -> Result<Row, Box<dyn Error>> {
+/// The same boot, on to multi-user; none of a way that reaches no root.
+fn to_multi_user(way: &Way) -> Option<Way> {
+    let init = format!("init={}", guest::MARK);
+    (way.name != KERNEL).then(|| Way {
+        append: way.append.replace(&init, ""),
+        ..way.clone()
+    })
+}
+
+fn row(way: &Way, costs: &[Cost], ends: Vec<Duration>) -> Result<Row, Box<dyn Error>> {
     let first = sorted(costs.iter().filter_map(|cost| cost.first_init).collect());
     let mark = sorted(costs.iter().filter_map(|cost| cost.mark).collect());
     let read = sorted(costs.iter().map(|cost| cost.read).collect());
@@ -351,6 +593,7 @@ fn row(way: &Way, costs: Vec<Cost>) -> Result<Row, Box<dyn Error>> {
         seconds(first.first().copied()).into(),
         seconds(median(&mark)).into(),
         seconds(mark.first().copied()).into(),
+        seconds(median(&sorted(ends))).into(),
         mib(fs::metadata(&way.initrd)?.len()).into(),
         median(&read).map(mib).into(),
         median(&touched).map(mib).into(),
@@ -362,4 +605,49 @@ fn seconds(time: Option<Duration>) -> String {
     time.map_or("-".to_owned(), |time| {
         format!("{:.3} s", time.as_secs_f64())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_are_of_what_was_measured() {
+        let row = |name: &str, first: f64, root: f64| {
+            Row::new(name, [first, first, root, root].map(Cell::from).to_vec())
+        };
+        let mut table = Table {
+            rows: vec![
+                row(KERNEL, 2.0, 2.0),
+                row(PARTITIONS, 3.0, 9.0),
+                row(DRACUT, 3.3, 12.0),
+            ],
+            ..Table::default()
+        };
+        let figures = |table: &Table| -> Vec<(f64, bool)> {
+            let bounds = bounds(table);
+            bounds.iter().map(|b| (b.figure, b.met())).collect()
+        };
+        assert_eq!(figures(&table), [(0.1, true), (3.0, true)]);
+        table.rows.push(row(MINIMAL, 2.5, 8.0));
+        assert_eq!(figures(&table)[0], (1.2, false));
+        table.rows.remove(0);
+        assert_eq!(figures(&table), [(1.2, false), (3.0, true)]);
+    }
+
+    #[test]
+    fn multi_user_is_the_same_boot_without_the_marker() {
+        let way = Way {
+            name: FILE.to_owned(),
+            initrd: PathBuf::new(),
+            append: format!("root=UUID=1 init={}", guest::MARK),
+            disk: PathBuf::new(),
+        };
+        assert_eq!(to_multi_user(&way).unwrap().append, "root=UUID=1 ");
+        let alone = Way {
+            name: KERNEL.to_owned(),
+            ..way
+        };
+        assert!(to_multi_user(&alone).is_none());
+    }
 }
