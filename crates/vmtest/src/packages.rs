@@ -39,6 +39,7 @@ pub const PACKAGES: &[Package] = &[
     package("mtools", "mcopy"),
     package("openssl", "openssl"),
     package("ovmf", "/usr/share/OVMF/OVMF_CODE_4M.fd"),
+    package("qemu-system-common", "qemu-storage-daemon"),
     package("qemu-system-x86", "qemu-system-x86_64"),
     package("sbsigntool", "sbsign"),
     package("swtpm", "swtpm"),

@@ -78,13 +78,11 @@ fn main(start: Start) -> ! {
 /// A word's value on the kernel command line.
 fn word(name: &str) -> Option<String> {
     let cmdline = file::read("/proc/cmdline", LIMIT).unwrap_or_default();
-    let found = Cmdline::parse(&cmdline)
+    Cmdline::parse(&cmdline)
         .iter()
-        .filter(|param| param.name == name.as_bytes())
-        .last()?
+        .rfind(|param| param.name == name.as_bytes())?
         .value_str()
-        .map(String::from);
-    found
+        .map(String::from)
 }
 
 /// What comes before storage-init, which it becomes.
@@ -107,7 +105,7 @@ fn prepare(start: &Start) -> kernel_abi::Result<()> {
         mount::detach(folder)?;
     }
     let init = CString::from(c"/init");
-    Err(process::exec(&init, &[init.clone()], &start.env))
+    Err(process::exec(&init, core::slice::from_ref(&init), &start.env))
 }
 
 fn replay() -> kernel_abi::Result<()> {

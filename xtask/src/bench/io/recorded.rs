@@ -21,12 +21,12 @@ const PREFIX: &str = "BENCH-PROFILE ";
 const FAILED: &str = "BENCH-FAILED";
 const END: &str = "BENCH-END";
 
-/// Runs at multi-user. Consoles cut long lines, so the profile comes in short ones.
+/// Runs at multi-user; /run and the ESP are mounted noexec. Consoles cut long lines, so the profile comes in short ones.
 const COLLECT: &str = r#"
 dmesg -n 1
 kill -55 1
-cp /mnt/initoverlayfs /run/
-if /run/initoverlayfs profile collect --esp /mnt --output /run/profile.json >/run/said 2>&1; then
+cp /mnt/initoverlayfs /root/
+if /root/initoverlayfs profile collect --esp /mnt --output /run/profile.json >/run/said 2>&1; then
     gzip -9 </run/profile.json | base64 -w 100 | while read -r line; do
         echo "BENCH-PROFILE $line" >/dev/console
     done
