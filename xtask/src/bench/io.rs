@@ -116,6 +116,8 @@ const VARIANTS: [Variant; 4] = [
 struct Sample {
     /// From the verified device to the last page, in seconds.
     time: f64,
+    /// How much of that was before the first page.
+    start: f64,
     asked: Asked,
     /// What the reader-ahead said.
     ahead: Option<String>,
@@ -298,9 +300,10 @@ impl Io {
             for variant in VARIANTS {
                 let sample = self.boot(variant, drive, "")?;
                 println!(
-                    "  {:<24}{:8.3} s {:7} requests {:6.1} MiB  {}",
+                    "  {:<24}{:8.3} s ({:.3} to exec) {:5} requests {:6.1} MiB  {}",
                     variant.name,
                     sample.time,
+                    sample.start,
                     sample.asked.requests(),
                     mib(sample.asked.bytes()),
                     sample.ahead.as_deref().unwrap_or("")
@@ -374,8 +377,11 @@ fn sample(outcome: &UmlOutcome, asked: Asked) -> Option<Sample> {
         .find("read ahead: ")
         .and_then(|line| line.text.split_once("read ahead: "))
         .map(|(_, text)| text.to_owned());
+    let since_mount =
+        |name: &str| -> Option<f64> { Some(number(name)?.saturating_sub(mounted) as f64 / 1e6) };
     Some(Sample {
-        time: number("ended")?.saturating_sub(mounted) as f64 / 1e6,
+        time: since_mount("ended")?,
+        start: since_mount("begun")?,
         asked,
         ahead,
     })

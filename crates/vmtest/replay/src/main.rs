@@ -105,7 +105,11 @@ fn prepare(start: &Start) -> kernel_abi::Result<()> {
         mount::detach(folder)?;
     }
     let init = CString::from(c"/init");
-    Err(process::exec(&init, core::slice::from_ref(&init), &start.env))
+    Err(process::exec(
+        &init,
+        core::slice::from_ref(&init),
+        &start.env,
+    ))
 }
 
 fn replay() -> kernel_abi::Result<()> {

@@ -17,6 +17,9 @@ use crate::bench::Ground;
 /// The limit on the boot: without read-ahead, in an emulator.
 const LIMIT: Duration = Duration::from_secs(600);
 
+/// How many of the last lines an error shows.
+const SHOWN_LINES: usize = 25;
+
 const PREFIX: &str = "BENCH-PROFILE ";
 const FAILED: &str = "BENCH-FAILED";
 const END: &str = "BENCH-END";
@@ -75,6 +78,8 @@ pub(super) fn profile(ground: &Ground, dir: &Path) -> Result<PathBuf, Box<dyn Er
         ),
     };
     let mut machine = Machine::new(Arch::X86_64, Accel::Tcg, boot);
+    // Two could run into the emulator: half of an instruction that the other replaces.
+    machine.cpus = 1;
     machine.disks.push(Disk::scratch(&disk, Bus::VirtioBlk));
     let outcome = Vm::start(&machine, RunOptions::default())?.finish(LIMIT)?;
     let packed: Vec<&str> = outcome
@@ -85,7 +90,15 @@ pub(super) fn profile(ground: &Ground, dir: &Path) -> Result<PathBuf, Box<dyn Er
         .collect();
     if packed.is_empty() || outcome.find(END).is_none() {
         let failed = outcome.find(FAILED).map(|line| line.text.clone());
-        let why = failed.unwrap_or_else(|| "the boot did not get there".to_owned());
+        let why = failed.unwrap_or_else(|| {
+            let lines = &outcome.lines;
+            let tail: Vec<&str> = lines
+                .iter()
+                .skip(lines.len().saturating_sub(SHOWN_LINES))
+                .map(|line| line.text.as_str())
+                .collect();
+            format!("the boot did not get there; it ends:\n{}", tail.join("\n"))
+        });
         return Err(format!("recording a boot: {why}").into());
     }
     let unpacked = command::output_with_input(
