@@ -2,7 +2,7 @@
 
 use core::num::NonZeroU64;
 
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::fs::{Advice, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
@@ -71,15 +71,10 @@ pub fn free_memory() -> u64 {
     info.freeram.saturating_mul(unit)
 }
 
-/// What [`will_need`] takes of an open file.
-#[must_use]
-pub fn of(file: &OwnedFd) -> BorrowedFd<'_> {
-    file.as_fd()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::fd::AsFd;
 
     #[test]
     fn files_are_asked_for_below_their_folder_only() {
@@ -89,8 +84,8 @@ mod tests {
         std::os::unix::fs::symlink("usr/file", dir.path().join("link")).unwrap();
         let folder = Folder::open(dir.path().to_str().unwrap()).unwrap();
         let file = folder.file("usr/file").unwrap();
-        will_need(of(&file), 0, 300_000).unwrap();
-        will_need(of(&file), 1 << 40, 1).unwrap();
+        will_need(file.as_fd(), 0, 300_000).unwrap();
+        will_need(file.as_fd(), 1 << 40, 1).unwrap();
         assert_eq!(folder.file("link").unwrap_err().errno(), Errno::LOOP);
         assert_eq!(folder.file("../x").unwrap_err().errno(), Errno::XDEV);
         assert_eq!(folder.file("/etc/passwd").unwrap_err().errno(), Errno::XDEV);

@@ -15,7 +15,7 @@
 use alloc::format;
 use alloc::string::String;
 
-use iofs_prefetch::{PrefetchError, PrefetchList, Range, ranges_of_gaps};
+use iofs_prefetch::{PrefetchError, PrefetchList, Range, close_gaps};
 use kernel_abi::block::Device;
 use kernel_abi::kmsg::{Held, Level};
 use kernel_abi::readahead::{self, Folder};
@@ -99,8 +99,8 @@ impl Job {
                 continue;
             };
             files += 1;
-            for range in ranges_of_gaps(&wanted.ranges, gap) {
-                if !budget.ask(readahead::of(&file), range) {
+            for range in close_gaps(wanted.ranges.iter().copied(), gap) {
+                if !budget.ask(file.as_fd(), range) {
                     break 'files;
                 }
             }

@@ -4,7 +4,7 @@ use super::{Hot, Wanted};
 use crate::error::{Error, ErrorKind};
 use crate::image::ImageFile;
 use iofs_erofs::tree::{Entry, FileType, Inode, Layout, Tree, TreeError};
-use iofs_prefetch::{FileRanges, PAGE, PrefetchError, PrefetchList, Range, ranges_of};
+use iofs_prefetch::{FileRanges, PAGE, PrefetchError, PrefetchList, close_gaps, ranges_of};
 use iofs_source::ReadAt;
 use std::collections::{HashMap, HashSet};
 use std::fs::OpenOptions;
@@ -58,7 +58,7 @@ fn encode(list: PrefetchList) -> Result<(PrefetchList, Vec<u8>), Error> {
     let mut list = list;
     for gap in GAPS {
         for file in &mut list.files {
-            close_gaps(&mut file.ranges, gap);
+            file.ranges = close_gaps(file.ranges.drain(..), gap);
         }
         match list.encode() {
             Ok(bytes) => return Ok((list, bytes)),
@@ -75,17 +75,6 @@ fn encode(list: PrefetchList) -> Result<(PrefetchList, Vec<u8>), Error> {
         }
     }
     Err(failed(PrefetchError::Length))
-}
-
-fn close_gaps(ranges: &mut Vec<Range>, gap: u32) {
-    let mut closed: Vec<Range> = Vec::with_capacity(ranges.len());
-    for range in ranges.drain(..) {
-        match closed.last_mut() {
-            Some(last) if range.start - last.end() <= gap => last.len = range.end() - last.start,
-            _ => closed.push(range),
-        }
-    }
-    *ranges = closed;
 }
 
 /// The list of these files of an image. Those that lie behind their inodes

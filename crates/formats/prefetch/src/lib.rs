@@ -250,31 +250,24 @@ impl PrefetchList {
 #[must_use]
 pub fn ranges_of(mut pages: Vec<u32>, gap: u32) -> Vec<Range> {
     iofs_source::sort_compactly(&mut pages, |a, b| a < b);
-    let mut ranges: Vec<Range> = Vec::new();
-    for page in pages {
-        match ranges.last_mut() {
-            Some(last) if page < last.end() => {}
-            Some(last) if page - last.end() <= gap => last.len = page - last.start + 1,
-            _ => ranges.push(Range {
-                start: page,
-                len: 1,
-            }),
-        }
-    }
-    ranges
+    close_gaps(pages.iter().map(|&start| Range { start, len: 1 }), gap)
 }
 
-/// The same ranges, sorted and apart, with those in one that have no more than
+/// These ranges, whose starts ascend, with those in one that have no more than
 /// `gap` pages between them.
 #[must_use]
-pub fn ranges_of_gaps(ranges: &[Range], gap: u32) -> Vec<Range> {
+pub fn close_gaps(ranges: impl IntoIterator<Item = Range>, gap: u32) -> Vec<Range> {
     let mut joined: Vec<Range> = Vec::new();
     for range in ranges {
         match joined.last_mut() {
             Some(last) if range.start.saturating_sub(last.end()) <= gap => {
-                last.len = range.end().saturating_sub(last.start);
+                let len = range
+                    .start
+                    .saturating_sub(last.start)
+                    .saturating_add(range.len);
+                last.len = last.len.max(len);
             }
-            _ => joined.push(*range),
+            _ => joined.push(range),
         }
     }
     joined

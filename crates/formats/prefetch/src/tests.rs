@@ -225,10 +225,14 @@ fn trace_lines_of_several_kernels() {
 #[test]
 fn gaps_are_closed() {
     let ranges = [range(0, 1), range(3, 2), range(9, 1)];
-    assert_eq!(ranges_of_gaps(&ranges, 0), ranges);
-    assert_eq!(ranges_of_gaps(&ranges, 2), [range(0, 5), range(9, 1)]);
-    assert_eq!(ranges_of_gaps(&ranges, 4), [range(0, 10)]);
-    assert_eq!(ranges_of_gaps(&[], 4), []);
+    assert_eq!(close_gaps(ranges, 0), ranges);
+    assert_eq!(close_gaps(ranges, 2), [range(0, 5), range(9, 1)]);
+    assert_eq!(close_gaps(ranges, 4), [range(0, 10)]);
+    assert_eq!(close_gaps([], 4), []);
+    // One inside another, and at the end of numbers.
+    assert_eq!(close_gaps([range(0, 9), range(3, 2)], 0), [range(0, 9)]);
+    let last = range(u32::MAX, 1);
+    assert_eq!(close_gaps([last, last], 0), [last]);
 }
 
 proptest! {
