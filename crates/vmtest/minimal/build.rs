@@ -1,17 +1,3 @@
 //! Links the program without libc and its start files, as a static one.
 
-fn main() {
-    println!("cargo::rerun-if-changed=build.rs");
-    // Without a build id, the same source gives the same bytes.
-    for argument in [
-        "-nostartfiles",
-        "-nodefaultlibs",
-        "-static",
-        "-no-pie",
-        "-Wl,--build-id=none",
-        "-Wl,--gc-sections",
-        "-Wl,-z,noseparate-code",
-    ] {
-        println!("cargo::rustc-link-arg-bins={argument}");
-    }
-}
+include!("../../freestanding/link.rs");

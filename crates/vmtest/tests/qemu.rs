@@ -20,6 +20,8 @@ mod handover;
 mod interop;
 #[path = "qemu/kernels.rs"]
 mod kernels;
+#[path = "qemu/look.rs"]
+mod look;
 #[path = "qemu/net_roots.rs"]
 mod net_roots;
 #[path = "qemu/profile.rs"]

@@ -9,35 +9,19 @@ use std::fs;
 use std::time::Duration;
 
 use libtest_mimic::Failed;
-use qemu_driver::{Bus, Disk, FirmwareKind, Outcome};
+use qemu_driver::Outcome;
 use serde_json::Value;
-use vmtest::disk::Entry;
-use vmtest::set::Recipe;
-use vmtest::tools::Tools;
 
-use crate::Test;
-use crate::support::{CONSOLE, Ground, expect, facts, fail};
+use crate::support::{Ground, facts, fail};
+use crate::{Test, look};
 
 pub(crate) const TESTS: &[Test] = &[Test::new(
     "analyze_agrees_with_the_log_and_with_systemd",
     analyze,
 )];
 
-/// Where the program and the unit's script lie on the ESP.
-const PROGRAM: &str = "initoverlayfs";
-const SCRIPT: &str = "look";
-
-/// Runs when systemd has started everything; the ESP is mounted noexec.
+/// Runs when systemd has started everything.
 const LOOK: &str = r#"
-fact() {
-    name=$1
-    while IFS= read -r line; do
-        echo "INITOVERLAYFS-FACT $name: $line" >/dev/console
-    done
-}
-kill -55 1
-dmesg -n 3
-cp /efi/initoverlayfs /root/
 for wait in 1 2 3 4 5 6 7 8 9 10; do
     case $(systemctl show --value -p FinishTimestampMonotonic) in
         0) sleep 1 ;;
@@ -61,16 +45,7 @@ tail -c 7 /run/analyze.svg | fact svg-end
 fact boot-json </run/initoverlayfs/boot.json
 systemctl show -p InitRDTimestampMonotonic -p UserspaceTimestampMonotonic \
     -p FinishTimestampMonotonic | fact time
-echo '<2>INITOVERLAYFS-TEST looked' >/dev/kmsg
-systemctl poweroff --force
 "#;
-
-/// The unit, as a credential: simple, so that systemd is done without it.
-const UNIT: &str = "[Unit]\n\
-    After=multi-user.target initoverlayfs-test.service\n\
-    RequiresMountsFor=/efi\n\
-    [Service]\n\
-    ExecStart=/bin/sh /efi/look\n";
 
 /// What the script writes into the variables, in microseconds since power-on.
 const LOADER_US: i64 = 2_000_000;
@@ -80,46 +55,8 @@ const KERNEL_US: i64 = 3_500_000;
 const LAG: Duration = Duration::from_millis(100);
 
 fn analyze(ground: &Ground) -> Result<(), Failed> {
-    let tools = Tools::ensure(&mut |line| eprintln!("{line}"))?;
     let dir = ground.dir().join("analyze");
-    let stub = tools.stub();
-    let unit = crate::handover::base64(UNIT)?;
-    let cmdline = format!(
-        "{CONSOLE} rw iofs-test.poweroff=no systemd.wants=look.service \
-         systemd.set_credential_binary=systemd.extra-unit.look.service:{unit}"
-    );
-    let set = Recipe {
-        dist: &ground.dist,
-        guest: &ground.guest,
-        initrd: &ground.guest.dracut_initrd(),
-        modules: "generic",
-        options: &[
-            "--uki",
-            "--stub",
-            &stub.to_string_lossy(),
-            "--cmdline",
-            &cmdline,
-        ],
-    }
-    .build(&dir)?;
-    let script = dir.join("look.sh");
-    fs::write(&script, LOOK)?;
-    let path = dir.join("disk.img");
-    let entries = vec![
-        Entry::new("EFI/BOOT/BOOTX64.EFI", tools.systemd_boot()),
-        Entry::new(
-            "EFI/Linux/test.efi",
-            set.uki.as_deref().ok_or("no UKI was built")?,
-        ),
-        Entry::new(PROGRAM, ground.dist.join(PROGRAM)),
-        Entry::new(SCRIPT, &script),
-    ];
-    set.disk_with(&path, &ground.guest, 512, entries)?;
-    let disks = [Disk::scratch(&path, Bus::VirtioBlk)];
-    let firmware = ground.firmware(FirmwareKind::Plain, &dir)?;
-    let outcome = ground.machine(firmware, &disks, None)?;
-    fs::remove_file(&path)?;
-    expect(&outcome, "INITOVERLAYFS-TEST looked")?;
+    let outcome = look::boot(ground, &dir, LOOK, "", &[])?;
     if let Some(folder) = std::env::var_os("IOFS_KEEP") {
         keep(&outcome, std::path::Path::new(&folder))?;
     }

@@ -2,61 +2,36 @@
 //! reads that ahead: in Debian, with systemd-boot, a UKI and dracut's image.
 
 use std::fs;
-use std::path::Path;
 
 use libtest_mimic::Failed;
-use qemu_driver::{Bus, Disk, FirmwareKind, Outcome};
 use serde_json::Value;
-use vmtest::disk::Entry;
-use vmtest::set::Recipe;
-use vmtest::tools::Tools;
 
-use crate::Test;
-use crate::support::{CONSOLE, Ground, expect, facts, fail};
+use crate::support::{Ground, expect, facts, fail};
+use crate::{Test, look};
 
 pub(crate) const TESTS: &[Test] = &[Test::new(
     "a_recorded_boot_is_read_ahead_by_the_next",
     recorded,
 )];
 
-const PROGRAM: &str = "initoverlayfs";
-const SCRIPT: &str = "look";
-
-/// Runs at multi-user; the ESP is mounted noexec. Console lines are short, so the
+/// Runs at multi-user. Console lines are short, so the
 /// profile comes a file a line.
 const LOOK: &str = r#"
-fact() {
-    name=$1
-    while IFS= read -r line; do
-        echo "INITOVERLAYFS-FACT $name: $line" >/dev/console
-    done
-}
-kill -55 1
-dmesg -n 3
-cp /efi/initoverlayfs /root/
 if [ -e /run/initoverlayfs/record.json ]; then
     /root/initoverlayfs profile collect --esp /efi --output /root/profile.json 2>&1 | fact collect
     ls /sys/kernel/tracing/instances | fact instances
     /root/initoverlayfs profile show --output /root/profile.json 2>&1 | head -20 | fact shown
     gzip -9 </root/profile.json | base64 -w 100 | fact profile
 fi
-dmesg | grep -c 'page allocation failure' | fact oom
-echo '<2>INITOVERLAYFS-TEST looked' >/dev/kmsg
-systemctl poweroff --force
 "#;
-
-const UNIT: &str = "[Unit]\n\
-    After=multi-user.target initoverlayfs-test.service\n\
-    RequiresMountsFor=/efi\n\
-    [Service]\n\
-    ExecStart=/bin/sh /efi/look\n";
 
 fn recorded(ground: &Ground) -> Result<(), Failed> {
     let dir = ground.dir().join("profile");
     fs::create_dir_all(&dir)?;
-    let first = boot(
+    let first = look::boot(
         ground,
         &dir.join("first"),
+        LOOK,
         "initoverlayfs.profile=record",
         &[],
     )?;
@@ -94,7 +69,13 @@ fn recorded(ground: &Ground) -> Result<(), Failed> {
     }
 
     let profile = profile.to_string_lossy().into_owned();
-    let second = boot(ground, &dir.join("second"), "", &["--profile", &profile])?;
+    let second = look::boot(
+        ground,
+        &dir.join("second"),
+        LOOK,
+        "",
+        &["--profile", &profile],
+    )?;
     let line = second
         .lines
         .iter()
@@ -110,45 +91,4 @@ fn recorded(ground: &Ground) -> Result<(), Failed> {
         return Err(fail(&second, &format!("too little was read ahead: {line}")));
     }
     Ok(())
-}
-
-/// Boots to multi-user with this word on the command line; what it said.
-fn boot(ground: &Ground, dir: &Path, word: &str, options: &[&str]) -> Result<Outcome, Failed> {
-    let tools = Tools::ensure(&mut |line| eprintln!("{line}"))?;
-    let unit = crate::handover::base64(UNIT)?;
-    let cmdline = format!(
-        "{CONSOLE} rw iofs-test.poweroff=no {word} systemd.wants=look.service \
-         systemd.set_credential_binary=systemd.extra-unit.look.service:{unit}"
-    );
-    let stub = tools.stub();
-    let stub = stub.to_string_lossy();
-    let mut all = vec!["--uki", "--stub", &stub, "--cmdline", &cmdline];
-    all.extend(options);
-    let set = Recipe {
-        dist: &ground.dist,
-        guest: &ground.guest,
-        initrd: &ground.guest.dracut_initrd(),
-        modules: "generic",
-        options: &all,
-    }
-    .build(dir)?;
-    let script = dir.join("look.sh");
-    fs::write(&script, LOOK)?;
-    let path = dir.join("disk.img");
-    let entries = vec![
-        Entry::new("EFI/BOOT/BOOTX64.EFI", tools.systemd_boot()),
-        Entry::new(
-            "EFI/Linux/test.efi",
-            set.uki.as_deref().ok_or("no UKI was built")?,
-        ),
-        Entry::new(PROGRAM, ground.dist.join(PROGRAM)),
-        Entry::new(SCRIPT, &script),
-    ];
-    set.disk_with(&path, &ground.guest, 512, entries)?;
-    let disks = [Disk::scratch(&path, Bus::VirtioBlk)];
-    let firmware = ground.firmware(FirmwareKind::Plain, dir)?;
-    let outcome = ground.machine(firmware, &disks, None)?;
-    fs::remove_file(&path)?;
-    expect(&outcome, "INITOVERLAYFS-TEST looked")?;
-    Ok(outcome)
 }
