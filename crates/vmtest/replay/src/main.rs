@@ -38,8 +38,8 @@ use iofs_cmdline::Cmdline;
 use kernel_abi::kmsg::{self, Level};
 use kernel_abi::mount::Flags;
 use kernel_abi::power::{self, Power};
-use kernel_abi::readahead::{self, Folder};
-use kernel_abi::{clock, file, module, mount, pages, process};
+use kernel_abi::readahead::Folder;
+use kernel_abi::{AsFd, clock, file, module, mount, pages, process};
 
 #[global_allocator]
 static HEAP: Heap<{ 16 << 20 }> = Heap::new();
@@ -140,7 +140,7 @@ fn replay() -> kernel_abi::Result<()> {
             files += 1;
         }
         let done = current.as_ref().is_some_and(|file| {
-            let file = readahead::of(file);
+            let file = file.as_fd();
             if how == "m" {
                 return pages::fault(file, first, count).is_ok();
             }
