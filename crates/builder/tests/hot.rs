@@ -280,6 +280,38 @@ fn without_a_profile_programs_and_libraries_are_guessed() {
     assert!(fs::read(&output).unwrap() == bytes);
 }
 
+#[test]
+fn great_libraries_of_libraries_are_linked_but_not_read_whole() {
+    need(&["mkfs.erofs", "cc"]);
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    fs::create_dir_all(tree.join("usr/lib")).unwrap();
+    sh(
+        &tree,
+        "echo 'const char great[600 << 10] = {1}; int deep(int i) { return great[i]; }' >deep.c
+         echo 'int deep(int); int near(int i) { return deep(i); }' >near.c
+         echo 'int near(int); int main(int n, char **v) { return near(n); }' >init.c
+         cc -shared -fPIC -o usr/lib/libdeep.so deep.c
+         cc -shared -fPIC -o usr/lib/libnear.so near.c -Lusr/lib -ldeep
+         cc -o init init.c -Lusr/lib -lnear -Wl,-rpath-link,usr/lib
+         rm ./*.c",
+    );
+    let output = dir.path().join("image");
+    built(&tree, &output, HotFiles::Generic, Container::None);
+    let list = list_of(&fs::read(&output).unwrap()[..]);
+    let pages = |end: &str| -> u64 {
+        let file = list.files.iter().find(|file| file.path.ends_with(end));
+        file.unwrap().ranges.iter().map(|r| u64::from(r.len)).sum()
+    };
+    let size = |path: &str| fs::metadata(tree.join(path)).unwrap().len();
+    assert_eq!(
+        pages("libnear.so"),
+        size("usr/lib/libnear.so").div_ceil(4096)
+    );
+    let deep = pages("libdeep.so");
+    assert!(deep > 0 && deep * 4096 < size("usr/lib/libdeep.so") - (600 << 10) + 3 * 4096);
+}
+
 fn profile_of_nothing() -> Profile {
     Profile {
         version: builder::profile::VERSION,

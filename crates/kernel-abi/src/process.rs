@@ -9,6 +9,7 @@ use linux_raw_sys::general::{__NR_clone, __NR_execve, __NR_exit_group, SIGCHLD};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{BorrowedFd, IntoRawFd, OwnedFd};
 use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, WaitOptions};
 
 use crate::arch::syscall5;
@@ -62,6 +63,37 @@ pub fn fork(work: impl FnOnce() -> u8) -> Result<Child> {
     // Cannot race with the child's end: it stays a zombie until waited for.
     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(error)?;
     Ok(Child { pid, pidfd })
+}
+
+/// As [`fork`], but the child begins with `work` only when this process executes
+/// another program or ends. It gives up, with status 1, if that takes longer than
+/// `timeout_us` microseconds.
+///
+/// # Errors
+/// As [`fork`]; EMFILE when there are no descriptors left.
+pub fn fork_until_exec(timeout_us: u64, work: impl FnOnce() -> u8) -> Result<Child> {
+    // Nobody writes into it: the last copy of its end for writing goes with exec.
+    let (end, held) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
+        .map_err(|errno| Error::new("making", "a pipe", errno))?;
+    let held = held.into_raw_fd();
+    let child = fork(|| {
+        // The child's own copy would keep it waiting.
+        close(held);
+        let mut fds = [PollFd::new(&end, PollFlags::IN)];
+        let deadline = clock::micros().saturating_add(timeout_us);
+        loop {
+            let left = deadline.saturating_sub(clock::micros());
+            match poll(&mut fds, Some(&clock::timespec(left))) {
+                Err(Errno::INTR) => {}
+                Ok(1..) => return work(),
+                Ok(0) | Err(_) => return 1,
+            }
+        }
+    });
+    if child.is_err() {
+        close(held);
+    }
+    child
 }
 
 /// What [`wait`] was woken by.
@@ -315,6 +347,39 @@ mod tests {
         assert_eq!(
             wait(&children, None, 10_000_000),
             Woken::Ended(0, Ended::Signalled)
+        );
+    }
+
+    #[test]
+    fn a_child_waits_for_exec() {
+        // A middle process, so that there is one to execute something.
+        let (reader, writer) = std::io::pipe().unwrap();
+        let middle = fork(|| {
+            let child = fork_until_exec(10_000_000, || {
+                u8::from(std::io::Write::write_all(&mut &writer, b"x").is_err())
+            });
+            let early = rustix::event::poll(
+                &mut [PollFd::new(&reader, PollFlags::IN)],
+                Some(&clock::timespec(20_000)),
+            );
+            if child.is_err() || early != Ok(0) {
+                return 9;
+            }
+            let path = CString::new("/bin/true").unwrap();
+            exec(&path, std::slice::from_ref(&path), &[]);
+            8
+        })
+        .unwrap();
+        let middle = [middle];
+        assert_eq!(
+            wait(&middle, None, 10_000_000),
+            Woken::Ended(0, Ended::Exited(0))
+        );
+        assert_eq!(wait(&[], Some(reader.as_fd()), 10_000_000), Woken::Readable);
+        let late = [fork_until_exec(20_000, || 0).unwrap()];
+        assert_eq!(
+            wait(&late, None, 10_000_000),
+            Woken::Ended(0, Ended::Exited(1))
         );
     }
 

@@ -45,7 +45,9 @@ struct Job {
     log: Option<Held>,
 }
 
-/// Starts it for the image that is mounted at `root`.
+/// Starts it for the image that is mounted at `root`. It begins to ask when PID 1
+/// executes the next init: before that, what it has decompressed would keep the
+/// only CPU of a machine from getting there.
 pub fn start(root: &str, device: &ImageDevice, found: &Found, log: &mut Log) {
     let started = Folder::open(root).and_then(|root| {
         let job = Job {
@@ -55,7 +57,7 @@ pub fn start(root: &str, device: &ImageDevice, found: &Found, log: &mut Log) {
             log: Held::open(),
         };
         // What is left of it when it ends is the next init's to collect.
-        process::fork(|| {
+        process::fork_until_exec(LIMIT_US, || {
             let (level, text) = match job.run(found) {
                 Ok(text) => (Level::Info, text),
                 Err(error) => (Level::Warning, format!("nothing is read ahead: {error}")),

@@ -14,6 +14,9 @@ const PT_LOAD: u64 = 1;
 const PT_DYNAMIC: u64 = 2;
 const PT_INTERP: u64 = 3;
 
+const PF_X: u64 = 1;
+const PF_W: u64 = 2;
+
 const DT_NEEDED: u64 = 1;
 const DT_STRTAB: u64 = 5;
 const DT_RPATH: u64 = 15;
@@ -46,6 +49,25 @@ pub(super) fn needs(bytes: &[u8]) -> Needs {
     Elf::open(bytes).map(|elf| elf.needs()).unwrap_or_default()
 }
 
+/// What linking a library with these bytes touches: where in the file its tables
+/// are and what is relocated, as offset and length in bytes. Its code and constants
+/// are only read by who calls it. Nothing for a file without such segments.
+pub(super) fn linked(bytes: &[u8]) -> Vec<(u64, u64)> {
+    let Some(elf) = Elf::open(bytes) else {
+        return Vec::new();
+    };
+    let strings = elf.dynamic().into_iter().find(|(tag, _)| *tag == DT_STRTAB);
+    elf.segments
+        .iter()
+        .filter(|segment| segment.kind == PT_LOAD && segment.flags & PF_X == 0)
+        .filter(|segment| {
+            let tables = strings.is_some_and(|(_, address)| segment.within(address).is_some());
+            tables || segment.flags & PF_W != 0
+        })
+        .map(|segment| (segment.offset, segment.len))
+        .collect()
+}
+
 struct Elf<'a> {
     bytes: &'a [u8],
     /// Whether it has 64 bits.
@@ -55,9 +77,19 @@ struct Elf<'a> {
 
 struct Segment {
     kind: u64,
+    flags: u64,
     offset: u64,
     address: u64,
     len: u64,
+}
+
+impl Segment {
+    /// How far into the segment an address is that the file has.
+    fn within(&self, address: u64) -> Option<u64> {
+        address
+            .checked_sub(self.address)
+            .filter(|&within| within < self.len)
+    }
 }
 
 impl<'a> Elf<'a> {
@@ -82,12 +114,14 @@ impl<'a> Elf<'a> {
             let segment = match wide {
                 true => Segment {
                     kind: field(0, 4)?,
+                    flags: field(4, 4)?,
                     offset: field(8, 8)?,
                     address: field(16, 8)?,
                     len: field(32, 8)?,
                 },
                 false => Segment {
                     kind: field(0, 4)?,
+                    flags: field(24, 4)?,
                     offset: field(4, 4)?,
                     address: field(8, 4)?,
                     len: field(16, 4)?,
@@ -124,10 +158,7 @@ impl<'a> Elf<'a> {
         self.segments
             .iter()
             .filter(|segment| segment.kind == PT_LOAD)
-            .find_map(|segment| {
-                let within = address.checked_sub(segment.address)?;
-                (within < segment.len).then(|| segment.offset.checked_add(within))?
-            })
+            .find_map(|segment| segment.offset.checked_add(segment.within(address)?))
     }
 
     fn needs(&self) -> Needs {

@@ -5,6 +5,7 @@ use super::elf;
 use super::stage::{Found, Hot};
 use crate::error::{Error, Result};
 use crate::stage::Stage;
+use iofs_prefetch::{PAGE, Range, close_gaps};
 use std::collections::HashSet;
 use std::io::Read;
 use std::path::Path;
@@ -14,6 +15,10 @@ const MAX_BYTES: u64 = 64 << 20;
 
 /// The greatest program or library that is looked into, in bytes.
 const MAX_PROGRAM: u64 = 64 << 20;
+
+/// A library that only other libraries need and that is greater than this, in
+/// bytes, is linked by every boot but hardly used: of it, what linking touches.
+const SELDOM: u64 = 512 << 10;
 
 /// What is run, in about this order. sulogin and what else only a failed boot
 /// starts is not here.
@@ -85,11 +90,11 @@ const FOLDERS: [(&str, &[&str]); 13] = [
     ("scripts/init-bottom", &[""]),
 ];
 
-/// What kmod reads of each kernel's modules.
-const MODULE_INDICES: [&str; 7] = [
+/// What kmod reads of each kernel's modules. Of modules.symbols.bin it reads the
+/// first page.
+const MODULE_INDICES: [&str; 6] = [
     "modules.dep.bin",
     "modules.alias.bin",
-    "modules.symbols.bin",
     "modules.builtin.bin",
     "modules.builtin.alias.bin",
     "modules.softdep",
@@ -158,16 +163,17 @@ impl Guess<'_> {
 
     /// A program or library, then what it needs, breadth first: as ld.so goes.
     fn program(&mut self, path: &str) -> Result<()> {
-        let mut todo = std::collections::VecDeque::from([path.to_owned()]);
-        while let Some(path) = todo.pop_front() {
-            let Some(inside) = self.enter(&path)? else {
+        let mut todo = std::collections::VecDeque::from([(path.to_owned(), 0)]);
+        while let Some((path, depth)) = todo.pop_front() {
+            let Some((inside, bytes)) = self.enter(&path, depth)? else {
                 continue;
             };
-            let needs = elf::needs(&self.read(&inside)?);
-            todo.extend(needs.interpreter);
+            let needs = elf::needs(&bytes);
+            todo.extend(needs.interpreter.map(|path| (path, 1)));
             let folder = Path::new(&inside).parent().unwrap_or(Path::new(""));
             for name in needs.libraries {
-                todo.extend(self.find(&name, &needs.folders, folder)?);
+                let found = self.find(&name, &needs.folders, folder)?;
+                todo.extend(found.map(|path| (path, depth + 1)));
             }
         }
         Ok(())
@@ -180,16 +186,31 @@ impl Guess<'_> {
         }
     }
 
-    /// Adds a file; its path without links if it was not looked into before.
-    fn enter(&mut self, path: &str) -> Result<Option<String>> {
-        if !self.file(path)? {
-            return Ok(None);
-        }
+    /// Adds what is so deep below a program; its path without links and its bytes
+    /// if it was not looked into before.
+    fn enter(&mut self, path: &str, depth: u32) -> Result<Option<(String, Vec<u8>)>> {
         let inside = self.stage.resolve(path)?.and_then(|file| {
             let inside = file.strip_prefix(self.stage.path()).ok()?.to_str()?;
-            Some(inside.to_owned())
+            (file.is_file() && self.looked_into.insert(inside.to_owned()))
+                .then(|| inside.to_owned())
         });
-        Ok(inside.filter(|inside| self.looked_into.insert(inside.clone())))
+        let Some(inside) = inside.filter(|_| self.found.bytes < MAX_BYTES) else {
+            return Ok(None);
+        };
+        let bytes = self.read(&inside)?;
+        let seldom = depth > 1 && bytes.len() as u64 > SELDOM;
+        let linked = match seldom {
+            true => elf::linked(&bytes),
+            false => Vec::new(),
+        };
+        let added = match pages(&linked) {
+            Some(ranges) => {
+                let ranges = |_| Some(ranges);
+                self.found.add(self.stage, &inside, |_| true, ranges)?
+            }
+            None => self.file(&inside)?,
+        };
+        Ok(added.then_some((inside, bytes)))
     }
 
     fn read(&self, inside: &str) -> Result<Vec<u8>> {
@@ -219,6 +240,21 @@ impl Guess<'_> {
         }
         Ok(None)
     }
+}
+
+/// The pages of these parts of a file, in ascending order; `None` if there are none
+/// or more than a list can name.
+fn pages(parts: &[(u64, u64)]) -> Option<Vec<Range>> {
+    let mut ranges = Vec::new();
+    for &(offset, len) in parts {
+        let end = offset.checked_add(len)?.div_ceil(PAGE);
+        let start = u32::try_from(offset / PAGE).ok()?;
+        let len = u32::try_from(end).ok()?.checked_sub(start)?;
+        ranges.push(Range { start, len });
+    }
+    ranges.sort_unstable_by_key(|range| range.start);
+    let ranges = close_gaps(ranges, 0);
+    (!ranges.is_empty()).then_some(ranges)
 }
 
 /// The usual folders of libraries, those of the architecture (`x86_64-linux-gnu`)
