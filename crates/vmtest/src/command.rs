@@ -62,7 +62,7 @@ pub fn output(command: &mut Command) -> Result<Vec<u8>, Error> {
     output_with_input(command, &[])
 }
 
-/// As [`output`], with `input` on its standard input. Meant for short input.
+/// As [`output`], with `input` on its standard input.
 ///
 /// # Errors
 /// As [`run_logged`].
@@ -75,16 +75,20 @@ pub fn output_with_input(command: &mut Command, input: &[u8]) -> Result<Vec<u8>,
         .stderr(Stdio::piped())
         .spawn()
         .map_err(Error::io(start()))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        match stdin.write_all(input) {
-            // It may not want its input; its status tells whether that is bad.
-            Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
-                return Err(Error::io(start())(e));
-            }
-            _ => {}
-        }
+    let stdin = child.stdin.take();
+    // In a thread: a program that answers before it has read all would wait for
+    // its answers to be read.
+    let (written, output) = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| stdin.map_or(Ok(()), |mut stdin| stdin.write_all(input)));
+        let output = child.wait_with_output();
+        (writer.join(), output)
+    });
+    match written {
+        // It may not want its input; its status tells whether that is bad.
+        Ok(Err(e)) if e.kind() != io::ErrorKind::BrokenPipe => return Err(Error::io(start())(e)),
+        _ => {}
     }
-    let output = child.wait_with_output().map_err(Error::io(start()))?;
+    let output = output.map_err(Error::io(start()))?;
     if output.status.success() {
         return Ok(output.stdout);
     }

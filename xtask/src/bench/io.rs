@@ -13,10 +13,12 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
+use vmtest::command;
 use vmtest::disk;
 use vmtest::drive::served::{Asked, Served};
 use vmtest::drive::{DRIVES, Drive, NONE};
@@ -232,8 +234,12 @@ impl Io {
         initramfs::of_files(&appended, &first, &names)?;
         let init = dir.join("init.cpio");
         initramfs::of_files(&init, &dir.join("init"), &["init"])?;
+        let tools = dir.join("tools.cpio");
+        recovery_tools(&ground.guest.tree(), &tools)?;
         let initrd = dir.join("initrd");
-        joined(&[&ground.guest.dracut_initrd(), &init], &initrd)?;
+        // What dracut chose stands over what the root has.
+        joined(&[&tools, &ground.guest.dracut_initrd(), &init], &initrd)?;
+        fs::remove_file(&tools)?;
         let kernel = dir.join("vmlinuz");
         fs::write(&kernel, header_of(&release))?;
 
@@ -409,6 +415,28 @@ fn list(profile: &Value) -> Result<String, Box<dyn Error>> {
     Ok(text)
 }
 
+/// An archive of the root's programs, libraries, drivers and data, as an image with
+/// complete recovery tools has them. The configuration is left out: it would have
+/// systemd and udev read more than the recorded boot did.
+fn recovery_tools(tree: &Path, to: &Path) -> Result<(), Box<dyn Error>> {
+    const PARTS: [&str; 4] = ["usr/bin", "usr/sbin", "usr/lib", "usr/share"];
+    const NOT: [&str; 3] = ["usr/lib/systemd/*", "usr/lib/udev/*", "usr/lib/*.d/*"];
+    let mut find = Command::new("find");
+    find.args(PARTS).current_dir(tree);
+    for pattern in NOT {
+        find.args(["-not", "-path", pattern]);
+    }
+    let names = command::output(&mut find)?;
+    let archive = command::output_with_input(
+        Command::new("cpio")
+            .args(["--create", "--format=newc", "--quiet"])
+            .current_dir(tree),
+        names.as_ref(),
+    )?;
+    fs::write(to, archive)?;
+    Ok(())
+}
+
 /// Initramfs archives in one, each at a multiple of 512 bytes.
 fn joined(parts: &[&Path], to: &Path) -> std::io::Result<()> {
     let mut bytes = Vec::new();
@@ -526,6 +554,7 @@ fn report(
                 columns,
                 rows: times.collect(),
             },
+            waiting(drives),
             Table {
                 title: "read of the drive".to_owned(),
                 columns: vec![
@@ -554,6 +583,26 @@ fn report(
     })
 }
 
+/// What each drive adds to the times of the drive that takes none.
+fn waiting(drives: &[Measured]) -> Table {
+    let columns = VARIANTS.iter().map(|v| Column::new(v.name, "s", 3));
+    let none = drives.iter().find(|m| m.drive.name == NONE.name);
+    let rows = drives
+        .iter()
+        .filter(|m| m.drive.name != NONE.name)
+        .map(|measured| {
+            let cells = (0..VARIANTS.len())
+                .map(|at| none.map(|none| measured.time(at) - none.time(at)).into())
+                .collect();
+            Row::new(measured.drive.name, cells)
+        });
+    Table {
+        title: "waiting for the drive".to_owned(),
+        columns: columns.collect(),
+        rows: rows.collect(),
+    }
+}
+
 fn read_row(name: &str, asked: &Asked) -> Row {
     let figures = [
         asked.requests() as f64,
@@ -569,7 +618,8 @@ fn notes(pages: u64) -> Vec<String> {
             "The pages of the image that a boot of Debian 13 with dracut's initramfs read, {:.1} \
              MiB, are read again in that order without a pause: from a partition, through \
              dm-verity, EROFS (lz4hc, 64 KiB) and the overlay, beside storage-init's \
-             reader-ahead. Programs and libraries are mapped, the rest is read. Folders that were \
+             reader-ahead. The image holds dracut's initramfs and, as complete recovery tools, the \
+             root's own programs, libraries, drivers and data, which the boot does not read. Programs and libraries are mapped, the rest is read. Folders that were \
              only listed are not.",
             mib(pages * 4096)
         ),
@@ -581,7 +631,9 @@ fn notes(pages: u64) -> Vec<String> {
          table and the proof included, on the first drive."
             .to_owned(),
         "The drive `none` takes no time: what is left is the computer's own work, decompression \
-         and hashing above all, which no order of the image changes."
+         and hashing above all, which no order of the image changes. user-mode-linux makes much \
+         of that: each page that EROFS maps to decompress into is a system call of the host. \
+         Waiting is what a drive adds to it."
             .to_owned(),
         "A command of the drives' models costs a latency, its bytes the bandwidth; the HDD has an \
          arm, turns and looks ahead. What flash controllers read ahead by themselves is not \
