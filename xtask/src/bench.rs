@@ -10,6 +10,7 @@ mod io;
 mod minimal;
 mod reach;
 mod report;
+mod tune;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -31,6 +32,9 @@ pub(crate) enum Bench {
     /// What a boot reads of its image, and how long that takes on eMMC, SD card, USB 2
     /// stick, SSDs and disk; with and without profile and reading ahead.
     Io(io::Args),
+    /// What one change at a time does to a boot: modules, options of dm-verity's, words
+    /// on the kernel command line.
+    Tune(Options),
     /// All of them, one after the other, each with its own number of runs, written
     /// to docs/benchmarks. Takes hours; the machine should have nothing else to do.
     All,
@@ -105,6 +109,7 @@ const ALL: &[Family] = &[
     ("boot", boot::run_default),
     ("reach", reach::run),
     ("io", io::run_default),
+    ("tune", tune::run),
 ];
 
 /// The task.
@@ -114,6 +119,7 @@ pub(crate) fn run(bench: &Bench) -> Result<(), Box<dyn Error>> {
         Bench::Boot(args) => show(&boot::run(&ground, args)?, args.options.record),
         Bench::Reach(options) => show(&reach::run(&ground, options)?, options.record),
         Bench::Io(args) => show(&io::run(&ground, args)?, args.options.record),
+        Bench::Tune(options) => show(&tune::run(&ground, options)?, options.record),
         Bench::All => all(&ground),
     }
 }

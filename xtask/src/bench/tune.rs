@@ -1,0 +1,361 @@
+//! `cargo xtask bench tune`: what one change at a time does to a boot.
+//!
+//! The boot is that from partitions of the family `boot`, with one thing changed a
+//! row: a module loaded earlier, an option of dm-verity's, words on the kernel
+//! command line, modules without signatures. Each is measured on the clock that
+//! counts instructions, in rounds, so that what changes on the host changes for all.
+
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use qemu_driver::{Accel, Idle};
+use vmtest::command;
+use vmtest::guest;
+use vmtest::set::{Recipe, Set};
+
+use super::chart::Chart;
+use super::report::{Column, Report, Row, Table};
+use super::{Ground, Options};
+use crate::boots::{Cost, Way};
+use crate::step;
+
+/// How often each boot is measured.
+const RUNS: u32 = 3;
+
+/// How often a boot is tried whose kernel fell in the emulator.
+const TRIES: u32 = 3;
+
+/// A boot of the image in partitions, with something changed.
+struct Variant {
+    name: &'static str,
+    /// Modules of the mini-initramfs.
+    modules: &'static str,
+    /// Further options of `initoverlayfs build`.
+    options: &'static [&'static str],
+    /// Further words on the kernel command line.
+    words: &'static str,
+    /// Whether the modules' signatures are taken off.
+    unsigned: bool,
+}
+
+const BASE: Variant = Variant {
+    name: "as it is",
+    modules: "virtio-blk",
+    options: &[],
+    words: "",
+    unsigned: false,
+};
+
+const VARIANTS: [Variant; 9] = [
+    BASE,
+    Variant {
+        name: "nothing read ahead",
+        words: "initoverlayfs.prefetch=off",
+        ..BASE
+    },
+    Variant {
+        name: "natural order, nothing read ahead",
+        options: &["--profile", "none"],
+        ..BASE
+    },
+    Variant {
+        name: "SHA-256 by vector instructions",
+        modules: "virtio-blk,sha256-ssse3",
+        ..BASE
+    },
+    Variant {
+        name: "dm_verity.prefetch_cluster=0",
+        words: "dm_verity.prefetch_cluster=0",
+        ..BASE
+    },
+    Variant {
+        name: "dm_verity.prefetch_cluster=1048576",
+        words: "dm_verity.prefetch_cluster=1048576",
+        ..BASE
+    },
+    Variant {
+        name: "quiet",
+        words: "quiet",
+        ..BASE
+    },
+    Variant {
+        name: "any machine's drivers",
+        modules: "generic",
+        ..BASE
+    },
+    Variant {
+        name: "modules without signatures (information only)",
+        unsigned: true,
+        ..BASE
+    },
+];
+
+/// What ends a module that is signed (kernel/module/signing.c).
+const SIGNED: &[u8] = b"~Module signature appended~\n";
+
+/// The structure before it: the last four of its bytes are the signature's length,
+/// big-endian.
+const SIGNATURE_INFO: usize = 12;
+
+/// The least of several boots, in seconds.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    first: f64,
+    root: f64,
+    multi_user: f64,
+}
+
+/// The family.
+pub(super) fn run(ground: &Ground, options: &Options) -> Result<Report, Box<dyn Error>> {
+    let folder = tempfile::tempdir()?;
+    let runs = options.runs.unwrap_or(RUNS);
+    let mut ways = Vec::new();
+    for variant in VARIANTS
+        .iter()
+        // All is compared with the first.
+        .filter(|variant| variant.name == BASE.name || options.wants(variant.name))
+    {
+        println!("making: {}", variant.name);
+        let dir = folder.path().join(ways.len().to_string());
+        ways.push(way(ground, variant, &dir)?);
+    }
+    let mut least = vec![None; ways.len()];
+    for round in 1..=runs {
+        for (way, least) in ways.iter().zip(&mut least) {
+            let times = measure(ground, way)?;
+            println!(
+                "{} {round}/{runs}: first init {:.3} s, root's init {:.3} s, multi-user {:.3} s",
+                way.name, times.first, times.root, times.multi_user
+            );
+            *least = Some(least.map_or(times, |least: Times| least.least(times)));
+        }
+    }
+    let rows: Vec<(String, Times)> = ways
+        .into_iter()
+        .zip(least)
+        .filter_map(|(way, times)| Some((way.name, times?)))
+        .collect();
+    report(ground, options, runs, &rows)
+}
+
+impl Times {
+    fn least(self, other: Self) -> Self {
+        Self {
+            first: self.first.min(other.first),
+            root: self.root.min(other.root),
+            multi_user: self.multi_user.min(other.multi_user),
+        }
+    }
+}
+
+fn way(ground: &Ground, variant: &Variant, dir: &Path) -> Result<Way, Box<dyn Error>> {
+    let mut options = vec!["--image-on", "partition"];
+    options.extend(variant.options);
+    let set = Recipe {
+        dist: &ground.dist,
+        guest: &ground.guest,
+        initrd: &ground.guest.dracut_initrd(),
+        modules: variant.modules,
+        options: &options,
+    }
+    .build(dir)?;
+    let disk = dir.join("disk");
+    set.disk(&disk, &ground.guest, 512)?;
+    let initrd = match variant.unsigned {
+        true => unsigned(&set, &dir.join("unsigned"))?,
+        false => set.mini_initramfs(),
+    };
+    Ok(Way {
+        name: variant.name.to_owned(),
+        initrd,
+        append: variant.words.to_owned(),
+        disk,
+    })
+}
+
+/// The mini-initramfs with modules as their build made them, before signing.
+fn unsigned(set: &Set, folder: &Path) -> Result<PathBuf, Box<dyn Error>> {
+    fs::create_dir_all(folder)?;
+    let plain = command::output(Command::new("zstd").arg("-dcq").arg(set.mini_initramfs()))?;
+    let mut cpio = Command::new("cpio");
+    cpio.args(["--extract", "--quiet", "--make-directories"])
+        .current_dir(folder);
+    command::output_with_input(&mut cpio, &plain)?;
+    let mut stripped = 0;
+    for entry in fs::read_dir(folder.join("initoverlayfs/modules"))? {
+        let path = entry?.path();
+        let bytes = fs::read(&path)?;
+        if let Some(module) = without_signature(&bytes) {
+            fs::write(&path, module)?;
+            stripped += 1;
+        }
+    }
+    if stripped == 0 {
+        return Err("the mini-initramfs has no signed module".into());
+    }
+    let names = command::output(Command::new("find").arg(".").current_dir(folder))?;
+    let mut cpio = Command::new("cpio");
+    cpio.args(["--create", "--format=newc", "--quiet"])
+        .current_dir(folder);
+    let archive = command::output_with_input(&mut cpio, &names)?;
+    let packed = command::output_with_input(Command::new("zstd").args(["-19", "-cq"]), &archive)?;
+    let path = folder.with_extension("img");
+    fs::write(&path, packed)?;
+    Ok(path)
+}
+
+/// The module itself, if it ends with a signature.
+fn without_signature(bytes: &[u8]) -> Option<&[u8]> {
+    let signed = bytes.strip_suffix(SIGNED)?;
+    let (signed, info) = signed.split_at_checked(signed.len().checked_sub(SIGNATURE_INFO)?)?;
+    let len = u32::from_be_bytes(info.last_chunk().copied()?);
+    signed.get(..signed.len().checked_sub(usize::try_from(len).ok()?)?)
+}
+
+fn measure(ground: &Ground, way: &Way) -> Result<Times, Box<dyn Error>> {
+    let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
+    let mark = Way {
+        append: format!("{} init={}", way.append, guest::MARK),
+        ..way.clone()
+    };
+    let (first, root) = boot(ground, &mark, |cost| {
+        seconds(cost.first_init).zip(seconds(cost.mark))
+    })?;
+    let multi_user = boot(ground, way, |cost| seconds(cost.multi_user))?;
+    Ok(Times {
+        first,
+        root,
+        multi_user,
+    })
+}
+
+fn boot<T>(
+    ground: &Ground,
+    way: &Way,
+    figures: impl Fn(&Cost) -> Option<T>,
+) -> Result<T, Box<dyn Error>> {
+    let log = step::logs()?.join("tune.log");
+    for _ in 0..TRIES {
+        let outcome = way.boot(&ground.guest, Accel::Tcg, Some(Idle::Jump), None)?;
+        if let Some(figures) = figures(&Cost::of(&outcome)) {
+            return Ok(figures);
+        }
+        let lines: Vec<_> = outcome.lines.iter().map(|l| l.text.as_str()).collect();
+        fs::write(&log, lines.join("\n"))?;
+    }
+    Err(format!(
+        "{}: the boot did not come to its end; its console: {}",
+        way.name,
+        log.display()
+    )
+    .into())
+}
+
+fn report(
+    ground: &Ground,
+    options: &Options,
+    runs: u32,
+    rows: &[(String, Times)],
+) -> Result<Report, Box<dyn Error>> {
+    let Some((_, base)) = rows.first().cloned() else {
+        return Err("nothing was measured".into());
+    };
+    let lines = rows.iter().map(|(name, times)| {
+        let cells = [
+            times.first,
+            times.first - base.first,
+            times.root,
+            times.root - base.root,
+            times.multi_user,
+            times.multi_user - base.multi_user,
+        ];
+        Row::new(name, cells.map(Into::into).to_vec())
+    });
+    let bars = rows.iter().map(|(name, times)| {
+        let values = [times.first, times.root, times.multi_user];
+        (name.clone(), values.map(Some).to_vec())
+    });
+    Ok(Report {
+        name: "tune".to_owned(),
+        title: "What one change does to a boot".to_owned(),
+        command: options.command("tune", runs, ""),
+        notes: notes(runs),
+        versions: ground.versions()?,
+        tables: vec![Table {
+            title: "change".to_owned(),
+            columns: vec![
+                Column::new("first init", "s", 3),
+                Column::new("more", "s", 3),
+                Column::new("root's init", "s", 3),
+                Column::new("more", "s", 3),
+                Column::new("multi-user", "s", 3),
+                Column::new("more", "s", 3),
+            ],
+            rows: lines.collect(),
+        }],
+        bounds: Vec::new(),
+        charts: vec![Chart::Bars {
+            axis: "seconds since the kernel's start, a nanosecond an instruction".to_owned(),
+            series: ["first init", "root's init", "multi-user"]
+                .map(str::to_owned)
+                .to_vec(),
+            bars: bars.collect(),
+        }],
+    })
+}
+
+fn notes(runs: u32) -> Vec<String> {
+    vec![
+        format!(
+            "The boot of `bench boot`'s row for partitions, with one change a row; one CPU, \
+             `-icount shift=0,sleep=off`. The least of {runs} runs, made in rounds; `more` is \
+             against the first row. Two boots that do the same differ by 1 to 2 %."
+        ),
+        "SHA-256 by vector instructions: the module is there before dm-verity, which takes the \
+         best of what there is. udev would load it later anyway. The emulator counts a vector \
+         instruction as one; it has none of the SHA instructions."
+            .to_owned(),
+        "Order and parallelism of the module loads: `bench boot` has the same modules loaded one \
+         after the other by a hand-made init. dm-verity has no work queue to turn off, as dm-crypt \
+         has (`no_read_workqueue`)."
+            .to_owned(),
+        "Modules without signatures: what the kernel's checks cost. It marks itself tainted for \
+         each; under Secure Boot it refuses them. Nothing here makes such an image."
+            .to_owned(),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signature_is_taken_off() {
+        let mut bytes = b"module".to_vec();
+        bytes.extend(b"sig");
+        bytes.extend([0; 8]);
+        bytes.extend(3_u32.to_be_bytes());
+        bytes.extend(SIGNED);
+        assert_eq!(without_signature(&bytes), Some(&b"module"[..]));
+        assert_eq!(without_signature(b"module"), None);
+        let mut long = vec![0; 8];
+        long.extend(99_u32.to_be_bytes());
+        long.extend(SIGNED);
+        assert_eq!(without_signature(&long), None);
+        assert_eq!(without_signature(SIGNED), None);
+    }
+
+    #[test]
+    fn the_least_is_of_each_figure() {
+        let times = |first, root, multi_user| Times {
+            first,
+            root,
+            multi_user,
+        };
+        let least = times(1.0, 5.0, 9.0).least(times(2.0, 4.0, 8.0));
+        assert_eq!((least.first, least.root, least.multi_user), (1.0, 4.0, 8.0));
+    }
+}
