@@ -16,9 +16,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
-use qemu_driver::{Accel, Idle};
+use qemu_driver::{Accel, Error as VmError, Idle, Outcome};
 use vmtest::guest::{self, Guest};
 use vmtest::initramfs;
 use vmtest::mkosi::Mkosi;
@@ -86,6 +88,8 @@ const KERNEL: &str = "kernel alone";
 const MINIMAL: &str = "hand-made, verified partition";
 const FILE: &str = "initoverlayfs";
 const PARTITIONS: &str = "initoverlayfs, in partitions";
+const PREFETCH_OFF: &str = "initoverlayfs, in partitions, prefetch off";
+const NO_LIST: &str = "initoverlayfs, in partitions, no list";
 const INITRAMFS_TOOLS: &str = "initramfs-tools, zstd";
 const DRACUT: &str = "dracut, generic";
 
@@ -115,35 +119,16 @@ pub(super) fn run(ground: &Ground, args: &Args) -> Result<Report, Box<dyn Error>
         folder: folder.path(),
     };
     let runs = args.options.runs.unwrap_or(RUNS);
-    let ways: [(&str, MakeWay<'_>); 16] = [
-        (KERNEL, Bench::kernel_alone),
-        (MINIMAL, Bench::minimal),
-        (PARTITIONS, Bench::partitions),
-        (FILE, Bench::initoverlayfs),
-        ("initoverlayfs, signed", Bench::signed),
-        ("initoverlayfs, not authenticated", Bench::unproven),
-        ("initoverlayfs, image + 512 MiB", Bench::padded),
-        ("tiny-initramfs", |b, n| b.peer(n, Peer::Tiny)),
-        ("initramfs-tools, lz4", |b, n| {
-            b.peer(n, Peer::InitramfsToolsLz4)
-        }),
-        (INITRAMFS_TOOLS, Bench::initramfs_tools),
-        ("dracut, hostonly", |b, n| b.peer(n, Peer::DracutHostonly)),
-        ("dracut, without systemd", |b, n| {
-            b.peer(n, Peer::DracutNoSystemd)
-        }),
-        (DRACUT, Bench::dracut),
-        ("dracut, squashfs", |b, n| b.peer(n, Peer::DracutSquashfs)),
-        ("dracut, squash-erofs", |b, n| b.peer(n, Peer::DracutErofs)),
-        ("mkosi-initrd", Bench::mkosi),
-    ];
-    let mut made = Vec::new();
-    for (name, make) in ways
+    let mut subjects = Vec::new();
+    let wanted = ways()
         .into_iter()
-        .filter(|(name, _)| args.options.wants(name))
-    {
+        .filter(|(name, ..)| args.options.wants(name));
+    for (name, whose, make) in wanted {
         println!("making: {name}");
-        made.push(make(&bench, name)?);
+        let made = make(&bench, name).map_err(|error| error.to_string());
+        let mut subject = Subject::new(name, whose, made);
+        subject.far = args.options.only.is_some() || FAR.contains(&name);
+        subjects.push(subject);
     }
     let mut tables = Vec::new();
     if args.clock != ClockArg::Wall {
@@ -151,12 +136,156 @@ pub(super) fn run(ground: &Ground, args: &Args) -> Result<Report, Box<dyn Error>
             IdleArg::Jump => Idle::Jump,
             IdleArg::Real => Idle::RealTime,
         };
-        tables.push(bench.by_instructions(&made, idle, runs)?);
+        tables.push(bench.by_instructions(&mut subjects, idle, runs)?);
     }
     if args.clock != ClockArg::Instructions {
-        tables.push(bench.by_wall(&made, runs)?);
+        tables.push(bench.by_wall(&mut subjects, runs)?);
     }
-    report(ground, args, runs, tables)
+    let mut report = report(ground, args, runs, tables)?;
+    report.notes.extend(notes_of_failures(&subjects));
+    let ours = failures_of_ours(&subjects);
+    if ours.is_empty() {
+        return Ok(report);
+    }
+    // What the others cost was hard to come by, and may say why.
+    println!("\n{}", report.text());
+    Err(format!("not recorded, since a boot failed: {}", ours.join("; ")).into())
+}
+
+/// Each row: its name, whose it is, how it is made.
+fn ways<'a>() -> [(&'static str, Whose, MakeWay<'a>); 18] {
+    [
+        (KERNEL, Whose::Ours, Bench::kernel_alone),
+        (MINIMAL, Whose::Ours, Bench::minimal),
+        (PARTITIONS, Whose::Ours, Bench::partitions),
+        (PREFETCH_OFF, Whose::Ours, Bench::prefetch_off),
+        (NO_LIST, Whose::Ours, Bench::no_list),
+        (FILE, Whose::Ours, Bench::initoverlayfs),
+        ("initoverlayfs, signed", Whose::Ours, Bench::signed),
+        (
+            "initoverlayfs, not authenticated",
+            Whose::Ours,
+            Bench::unproven,
+        ),
+        ("initoverlayfs, image + 512 MiB", Whose::Ours, Bench::padded),
+        ("tiny-initramfs", Whose::Peers, |b, n| b.peer(n, Peer::Tiny)),
+        ("initramfs-tools, lz4", Whose::Peers, |b, n| {
+            b.peer(n, Peer::InitramfsToolsLz4)
+        }),
+        (INITRAMFS_TOOLS, Whose::Peers, Bench::initramfs_tools),
+        ("dracut, hostonly", Whose::Peers, |b, n| {
+            b.peer(n, Peer::DracutHostonly)
+        }),
+        ("dracut, without systemd", Whose::Peers, |b, n| {
+            b.peer(n, Peer::DracutNoSystemd)
+        }),
+        (DRACUT, Whose::Peers, Bench::dracut),
+        ("dracut, squashfs", Whose::Peers, |b, n| {
+            b.peer(n, Peer::DracutSquashfs)
+        }),
+        ("dracut, squash-erofs", Whose::Peers, |b, n| {
+            b.peer(n, Peer::DracutErofs)
+        }),
+        ("mkosi-initrd", Whose::Peers, Bench::mkosi),
+    ]
+}
+
+/// The rows that are measured to multi-user and by wall time too, where no others are
+/// asked for: of the rest, the way to the root's init is what differs, and all of them
+/// would take hours.
+const FAR: [&str; 9] = [
+    PARTITIONS,
+    PREFETCH_OFF,
+    FILE,
+    "tiny-initramfs",
+    INITRAMFS_TOOLS,
+    "dracut, hostonly",
+    DRACUT,
+    "dracut, squash-erofs",
+    "mkosi-initrd",
+];
+
+/// Who has to answer for a way that does not come to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    /// The project, or the bench itself: the family fails.
+    Ours,
+    /// Other generators: its row says nothing, and a note says why.
+    Peers,
+}
+
+/// A row to be measured, and how far it is known not to come.
+#[derive(Debug)]
+struct Subject {
+    name: &'static str,
+    whose: Whose,
+    /// Whether it is measured to multi-user and by wall time.
+    far: bool,
+    /// `None` if it could not be made.
+    way: Option<Way>,
+    /// What kept it from being made or from the root's init.
+    no_root: Option<String>,
+    /// What kept it from multi-user.
+    no_multi_user: Option<String>,
+    /// Its boots to the root's init, counted in instructions.
+    costs: Vec<Cost>,
+    /// The same to multi-user.
+    ends: Vec<Duration>,
+}
+
+impl Subject {
+    fn new(name: &'static str, whose: Whose, made: Result<Way, String>) -> Self {
+        let (way, no_root) = match made {
+            Ok(way) => (Some(way), None),
+            Err(error) => (None, Some(format!("could not be made: {error}"))),
+        };
+        if let Some(reason) = &no_root {
+            println!("{name} {reason}");
+        }
+        Self {
+            name,
+            whose,
+            far: true,
+            way,
+            no_root,
+            no_multi_user: None,
+            costs: Vec::new(),
+            ends: Vec::new(),
+        }
+    }
+
+    /// The way, if it reaches the root's init as far as is known.
+    fn to_root(&self) -> Option<&Way> {
+        self.way.as_ref().filter(|_| self.no_root.is_none())
+    }
+
+    /// The way to multi-user; none of one that reaches no root.
+    fn to_multi_user(&self) -> Option<Way> {
+        let way = self.to_root()?;
+        match self.no_multi_user {
+            None if self.far => to_multi_user(way),
+            _ => None,
+        }
+    }
+
+    fn failure(&self) -> Option<String> {
+        let reasons = [&self.no_root, &self.no_multi_user];
+        let mut reasons = reasons.into_iter().flatten();
+        let reason = reasons.next()?;
+        Some(format!("{} {reason}", self.name))
+    }
+}
+
+/// What the report says of rows without figures.
+fn notes_of_failures(subjects: &[Subject]) -> Vec<String> {
+    let failures = subjects.iter().filter_map(Subject::failure);
+    failures.map(|failure| format!("{failure}.")).collect()
+}
+
+/// What keeps the family from being recorded.
+fn failures_of_ours(subjects: &[Subject]) -> Vec<String> {
+    let ours = subjects.iter().filter(|s| s.whose == Whose::Ours);
+    ours.filter_map(Subject::failure).collect()
 }
 
 /// A cell's figure.
@@ -256,18 +385,21 @@ fn report(
 
 fn notes(runs: u32, sleep: &str) -> Vec<String> {
     let multi = runs.div_ceil(2);
+    let rounds = rounds(runs);
     vec![
         "Guest: one CPU, q35, a virtio disk, no `quiet`; the times are its kernel's clock, so \
          neither firmware nor the loading of the initrd is in them."
             .to_owned(),
         format!(
             "By instructions: `-icount shift=0,sleep={sleep}`: a nanosecond is an instruction. The \
-             median of {runs} runs, and the least, which the bounds take; multi-user is the median \
-             of {multi}, in boots of their own."
+             median of {runs} runs, and the least, which the bounds take; multi-user is the least \
+             of {multi}, in boots of their own. Two boots at once, where there are two processors."
         ),
         format!(
-            "By wall time: the emulator without icount. {runs} rounds, in each of which every way \
-             boots once; medians. The ratio is of the times to multi-user of the same round."
+            "By wall time: the emulator without icount, whose translation of the guest's code is in \
+             the figures. {rounds} rounds, in each of which every way boots once to either \
+             end; medians. Rows of the first table without multi-user are not in the second, \
+             unless rows were asked for by name. The ratio is of the times to multi-user of the same round."
         ),
         "First init: storage-init's exec of the image's init; the image is sealed by its root \
          hash and a file on the ESP, where nothing else is said. For the others the start of the \
@@ -276,6 +408,9 @@ fn notes(runs: u32, sleep: &str) -> Vec<String> {
         "Root's init: a static program that writes one line, on the ext4 root. initoverlayfs \
          gets there through dracut's initramfs as its image. Multi-user: systemd on that root \
          has reached it."
+            .to_owned(),
+        "In partitions, prefetch off: the same disk with `initoverlayfs.prefetch=off` on the \
+         command line. No list: an image built with `--profile none`, in natural order."
             .to_owned(),
         "Hand-made: a static init with the drivers of the same verified partition, uncompressed, \
          loaded one after the other; it looks for nothing and reports nothing."
@@ -385,6 +520,20 @@ impl<'a> Bench<'a> {
         self.through(name, &set, "partitions.img")
     }
 
+    /// The same disk, and nothing is read ahead.
+    fn prefetch_off(&self, name: &str) -> Result<Way, Box<dyn Error>> {
+        let way = self.partitions(name)?;
+        let append = format!("{} initoverlayfs.prefetch=off", way.append);
+        Ok(Way { append, ..way })
+    }
+
+    /// The image's files in their natural order, without a list of what to read ahead.
+    fn no_list(&self, name: &str) -> Result<Way, Box<dyn Error>> {
+        let options = ["--image-on", "partition", "--profile", "none"];
+        let set = self.set("no-list", &self.guest.dracut_initrd(), &options)?;
+        self.through(name, &set, "no-list.img")
+    }
+
     /// Trusted for its signature, which storage-init checks.
     fn signed(&self, name: &str) -> Result<Way, Box<dyn Error>> {
         let name_of_key = self.folder.join("bench");
@@ -451,61 +600,70 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    /// One boot to `end`, tried again if the emulated kernel fell on its way.
+    /// One boot to `end`, tried again if the emulated kernel fell on its way; or why
+    /// there is none.
     fn boot(
         &self,
         way: &Way,
         clock: Option<Idle>,
-        end: fn(&Cost) -> Option<Duration>,
-    ) -> Result<Cost, Box<dyn Error>> {
+        (what, end): Goal,
+    ) -> io::Result<Result<Cost, String>> {
         const TRIES: u32 = 3;
-        let log = step::logs()?.join("bench.log");
+        let log = step::logs()?.join(format!("bench-boot-{}.log", slug(&way.name)));
+        let mut failure = String::new();
         for _ in 0..TRIES {
-            let outcome = way.boot(self.guest, Accel::Tcg, clock, None)?;
-            let cost = Cost::of(&outcome);
-            if end(&cost).is_some() {
-                return Ok(cost);
+            match way.boot(self.guest, Accel::Tcg, clock, None) {
+                Ok(outcome) => {
+                    let cost = Cost::of(&outcome);
+                    if end(&cost).is_some() {
+                        return Ok(Ok(cost));
+                    }
+                    failure = format!("ended before {what}; {}", last_words(&outcome));
+                    let lines: Vec<_> = outcome.lines.iter().map(|l| l.text.as_str()).collect();
+                    fs::write(&log, lines.join("\n"))?;
+                }
+                // One that waits for something waits for it the next time, too.
+                Err(VmError::TimedOut { limit, tail, .. }) => {
+                    fs::write(&log, &tail)?;
+                    let waited = limit.as_secs();
+                    failure = format!("had not come to {what} after {waited} s; {}", words(&tail));
+                    break;
+                }
+                Err(VmError::Died { status, .. }) => {
+                    failure = format!("did not come to {what}: the emulator ended ({status})");
+                }
+                Err(error) => return Err(io::Error::other(error)),
             }
-            let lines: Vec<_> = outcome.lines.iter().map(|l| l.text.as_str()).collect();
-            fs::write(&log, lines.join("\n"))?;
         }
-        Err(format!(
-            "{}: the boot did not come to its end; its console: {}",
-            way.name,
-            log.display()
-        )
-        .into())
+        println!("{} {failure} ({})", way.name, log.display());
+        Ok(Err(failure))
     }
 
     fn by_instructions(
         &self,
-        ways: &[Way],
+        subjects: &mut [Subject],
         idle: Idle,
         runs: u32,
     ) -> Result<Table, Box<dyn Error>> {
-        let mut rows = Vec::new();
-        for way in ways {
-            let mut costs = Vec::new();
-            for run in 1..=runs {
-                let cost = self.boot(way, Some(idle), |cost| cost.mark)?;
-                println!(
-                    "{} {run}/{runs}: first init {}, root's init {}",
-                    way.name,
-                    seconds(cost.first_init),
-                    seconds(cost.mark)
-                );
-                costs.push(cost);
-            }
-            let mut ends = Vec::new();
-            if let Some(way) = to_multi_user(way) {
-                for _ in 0..runs.div_ceil(2) {
-                    let cost = self.boot(&way, Some(idle), |cost| cost.multi_user)?;
-                    println!("{}: multi-user {}", way.name, seconds(cost.multi_user));
-                    ends.extend(cost.multi_user);
+        let todo = Mutex::new(subjects.iter_mut());
+        let work = || {
+            loop {
+                // Not a `while let`, which would hold the lock while it measures.
+                let next = todo.lock().unwrap_or_else(PoisonError::into_inner).next();
+                match next {
+                    Some(subject) => self.count(subject, idle, runs)?,
+                    None => return io::Result::Ok(()),
                 }
             }
-            rows.push(row(way, &costs, ends)?);
-        }
+        };
+        thread::scope(|scope| {
+            let workers: Vec<_> = (0..side_by_side()).map(|_| scope.spawn(work)).collect();
+            workers.into_iter().try_for_each(|worker| {
+                let ended = worker.join();
+                ended.unwrap_or_else(|_| Err(io::Error::other("a bench thread panicked")))
+            })
+        })?;
+        let rows = subjects.iter().map(row).collect::<Result<_, _>>()?;
         Ok(Table {
             title: BY_INSTRUCTIONS.to_owned(),
             columns: vec![
@@ -522,44 +680,66 @@ impl<'a> Bench<'a> {
         })
     }
 
-    /// Rounds, so that what slows the host slows all of them.
-    fn by_wall(&self, ways: &[Way], runs: u32) -> Result<Table, Box<dyn Error>> {
-        let mut times = vec![[const { Vec::new() }; 4]; ways.len()];
-        for round in 1..=runs {
-            let mut ends = Vec::new();
-            for (way, times) in ways.iter().zip(&mut times) {
-                let cost = self.boot(way, None, |cost| cost.mark)?;
-                let [first, root, multi, _] = times;
-                first.extend(cost.first_init.map(|time| time.as_secs_f64()));
-                root.extend(cost.mark.map(|time| time.as_secs_f64()));
-                let mut end = None;
-                if let Some(way) = to_multi_user(way) {
-                    let cost = self.boot(&way, None, |cost| cost.multi_user)?;
-                    end = cost.multi_user.map(|time| time.as_secs_f64());
-                    multi.extend(end);
+    /// All boots of one way on the clock that counts instructions.
+    fn count(&self, subject: &mut Subject, idle: Idle, runs: u32) -> io::Result<()> {
+        for run in 1..=runs {
+            let Some(way) = subject.to_root() else { break };
+            match self.boot(way, Some(idle), TO_ROOT)? {
+                Ok(cost) => {
+                    println!(
+                        "{} {run}/{runs}: first init {}, root's init {}",
+                        subject.name,
+                        seconds(cost.first_init),
+                        seconds(cost.mark)
+                    );
+                    subject.costs.push(cost);
                 }
-                println!(
-                    "{} by wall time, round {round}/{runs}: root's init {}, multi-user {}",
-                    way.name,
-                    seconds(cost.mark),
-                    seconds(end.map(Duration::from_secs_f64))
-                );
-                ends.push(end);
-            }
-            let base = ways.iter().position(|way| way.name == DRACUT);
-            let base = base.and_then(|at| *ends.get(at)?);
-            for (end, times) in ends.iter().zip(&mut times) {
-                let [.., ratios] = times;
-                ratios.extend(end.zip(base).map(|(end, base)| end / base));
+                Err(failure) => subject.no_root = Some(failure),
             }
         }
-        let rows = ways.iter().zip(times).map(|(way, times)| {
-            let cells = times.map(|mut values| {
-                values.sort_by(f64::total_cmp);
-                median(&values).into()
-            });
-            Row::new(&way.name, cells.to_vec())
-        });
+        for _ in 0..runs.div_ceil(2) {
+            let Some(way) = subject.to_multi_user() else {
+                break;
+            };
+            match self.boot(&way, Some(idle), TO_MULTI_USER)? {
+                Ok(cost) => {
+                    println!("{}: multi-user {}", way.name, seconds(cost.multi_user));
+                    subject.ends.extend(cost.multi_user);
+                }
+                Err(failure) => subject.no_multi_user = Some(failure),
+            }
+        }
+        Ok(())
+    }
+
+    /// Rounds, so that what slows the host slows all of them.
+    fn by_wall(&self, subjects: &mut [Subject], runs: u32) -> Result<Table, Box<dyn Error>> {
+        let mut subjects: Vec<_> = subjects.iter_mut().filter(|s| s.far).collect();
+        let mut times = vec![Times::default(); subjects.len()];
+        let rounds = rounds(runs);
+        for round in 1..=rounds {
+            let mut ends = Vec::new();
+            for (subject, times) in subjects.iter_mut().zip(&mut times) {
+                let end = self.wall_round(subject, times)?;
+                if subject.no_root.is_none() {
+                    println!(
+                        "{} by wall time, round {round}/{rounds}: root's init {}, multi-user {}",
+                        subject.name,
+                        seconds(times.root.last().copied().map(Duration::from_secs_f64)),
+                        seconds(end.map(Duration::from_secs_f64))
+                    );
+                }
+                ends.push(end);
+            }
+            let base = subjects.iter().position(|subject| subject.name == DRACUT);
+            let base = base.and_then(|at| *ends.get(at)?);
+            for (end, times) in ends.iter().zip(&mut times) {
+                times
+                    .ratios
+                    .extend(end.zip(base).map(|(end, base)| end / base));
+            }
+        }
+        let rows = subjects.iter().zip(times);
         Ok(Table {
             title: "by wall time".to_owned(),
             columns: vec![
@@ -568,9 +748,122 @@ impl<'a> Bench<'a> {
                 Column::new("multi-user", "s", 2),
                 Column::new(&format!("against {DRACUT}"), "", 2),
             ],
-            rows: rows.collect(),
+            rows: rows.map(|(subject, times)| times.row(subject)).collect(),
         })
     }
+
+    /// One boot to the root's init and one to multi-user, whose time is returned.
+    fn wall_round(
+        &self,
+        subject: &mut Subject,
+        times: &mut Times,
+    ) -> Result<Option<f64>, Box<dyn Error>> {
+        let Some(way) = subject.to_root() else {
+            return Ok(None);
+        };
+        match self.boot(way, None, TO_ROOT)? {
+            Ok(cost) => {
+                let seconds = |time: Duration| time.as_secs_f64();
+                times.first.extend(cost.first_init.map(seconds));
+                times.root.extend(cost.mark.map(seconds));
+            }
+            Err(failure) => subject.no_root = Some(failure),
+        }
+        let Some(way) = subject.to_multi_user() else {
+            return Ok(None);
+        };
+        match self.boot(&way, None, TO_MULTI_USER)? {
+            Ok(cost) => {
+                let end = cost.multi_user.map(|time| time.as_secs_f64());
+                times.multi_user.extend(end);
+                return Ok(end);
+            }
+            Err(failure) => subject.no_multi_user = Some(failure),
+        }
+        Ok(None)
+    }
+}
+
+/// What a boot has to come to: in words, and where it is in what it cost.
+type Goal = (&'static str, fn(&Cost) -> Option<Duration>);
+
+const TO_ROOT: Goal = ("the root's init", |cost| cost.mark);
+const TO_MULTI_USER: Goal = ("multi-user", |cost| cost.multi_user);
+
+/// Seconds by wall time, a round each.
+#[derive(Debug, Clone, Default)]
+struct Times {
+    first: Vec<f64>,
+    root: Vec<f64>,
+    multi_user: Vec<f64>,
+    ratios: Vec<f64>,
+}
+
+impl Times {
+    /// Medians. What failed in one round has no figure: the others' would be of
+    /// fewer rounds than those that they are compared with.
+    fn row(self, subject: &Subject) -> Row {
+        let root = subject.no_root.is_none();
+        let all = root && subject.no_multi_user.is_none();
+        let figures = [
+            (self.first, root),
+            (self.root, root),
+            (self.multi_user, all),
+            (self.ratios, all),
+        ];
+        let cells =
+            figures.map(|(mut values, counts)| middle(&mut values).filter(|_| counts).into());
+        Row::new(subject.name, cells.to_vec())
+    }
+}
+
+/// The median; of two figures that are in the middle what lies between them.
+fn middle(values: &mut [f64]) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let upper = median(values)?;
+    match values.len() % 2 {
+        0 => values
+            .get(values.len() / 2 - 1)
+            .map(|lower| (lower + upper) / 2.0),
+        _ => Some(upper),
+    }
+}
+
+/// How many rounds by wall time, for a number of runs.
+fn rounds(runs: u32) -> u32 {
+    runs.div_ceil(2)
+}
+
+/// How many boots are counted in instructions at once: what the host is busy with
+/// changes only how far their clocks jump, and the least is what counts.
+fn side_by_side() -> usize {
+    thread::available_parallelism().map_or(1, |cpus| cpus.get().min(2))
+}
+
+/// The last line of a console that is not empty, for a note.
+fn words(console: &str) -> String {
+    const SHOWN: usize = 120;
+    let mut lines = console.lines().map(str::trim);
+    match lines.rfind(|line| !line.is_empty()) {
+        None => "its console is empty".to_owned(),
+        Some(line) => {
+            let shown: String = line.chars().take(SHOWN).collect();
+            format!("its last line: `{}`", shown.replace('`', "'"))
+        }
+    }
+}
+
+fn last_words(outcome: &Outcome) -> String {
+    let mut lines = outcome.lines.iter().rev();
+    let last = lines.find(|line| !line.text.trim().is_empty());
+    words(last.map_or("", |line| &line.text))
+}
+
+/// A row's name as part of a file's.
+fn slug(name: &str) -> String {
+    let words = name.split(|c: char| !c.is_ascii_alphanumeric());
+    let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
+    words.join("-")
 }
 
 /// The same boot, on to multi-user; none of a way that reaches no root.
@@ -582,23 +875,32 @@ fn to_multi_user(way: &Way) -> Option<Way> {
     })
 }
 
-fn row(way: &Way, costs: &[Cost], ends: Vec<Duration>) -> Result<Row, Box<dyn Error>> {
+/// What was counted of `subject`; nothing of what failed in any run.
+fn row(subject: &Subject) -> io::Result<Row> {
+    let whole = subject.no_root.is_none();
+    let costs: &[Cost] = if whole { &subject.costs } else { &[] };
+    let all = whole && subject.no_multi_user.is_none();
+    let end = subject.ends.iter().min().filter(|_| all).copied();
     let first = sorted(costs.iter().filter_map(|cost| cost.first_init).collect());
     let mark = sorted(costs.iter().filter_map(|cost| cost.mark).collect());
     let read = sorted(costs.iter().map(|cost| cost.read).collect());
     let touched = sorted(costs.iter().map(|cost| cost.touched).collect());
     let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
+    let initrd = match &subject.way {
+        Some(way) => Some(mib(fs::metadata(&way.initrd)?.len())),
+        None => None,
+    };
     let cells = vec![
         seconds(median(&first)).into(),
         seconds(first.first().copied()).into(),
         seconds(median(&mark)).into(),
         seconds(mark.first().copied()).into(),
-        seconds(median(&sorted(ends))).into(),
-        mib(fs::metadata(&way.initrd)?.len()).into(),
+        seconds(end).into(),
+        initrd.into(),
         median(&read).map(mib).into(),
         median(&touched).map(mib).into(),
     ];
-    Ok(Row::new(&way.name, cells))
+    Ok(Row::new(subject.name, cells))
 }
 
 fn seconds(time: Option<Duration>) -> String {
@@ -635,18 +937,137 @@ mod tests {
         assert_eq!(figures(&table), [(1.2, false), (3.0, true)]);
     }
 
+    fn way(name: &str, append: &str) -> Way {
+        Way {
+            name: name.to_owned(),
+            initrd: PathBuf::new(),
+            append: append.to_owned(),
+            disk: PathBuf::new(),
+        }
+    }
+
+    fn cost(seconds: u64) -> Cost {
+        let at = |more| Some(Duration::from_secs(seconds + more));
+        Cost {
+            first_init: at(0),
+            mark: at(1),
+            root_init: None,
+            multi_user: None,
+            read: 1 << 20,
+            touched: 2 << 20,
+        }
+    }
+
+    #[test]
+    fn a_way_that_fails_has_no_figures_and_a_note() {
+        let folder = tempfile::tempdir().unwrap();
+        let initrd = folder.path().join("initrd");
+        fs::write(&initrd, vec![0; 1 << 20]).unwrap();
+        let made = Way {
+            initrd,
+            ..way("mkosi-initrd", "")
+        };
+        let mut subject = Subject::new("mkosi-initrd", Whose::Peers, Ok(made));
+        subject.costs = vec![cost(3), cost(2)];
+        subject.ends = [12, 9].map(Duration::from_secs).to_vec();
+        let cells = row(&subject).unwrap().cells;
+        assert_eq!(
+            cells,
+            [3.0, 2.0, 4.0, 3.0, 9.0, 1.0, 1.0, 2.0].map(Cell::from)
+        );
+        assert!(notes_of_failures(&[]).is_empty() && subject.failure().is_none());
+
+        subject.no_multi_user = Some("ended before multi-user".to_owned());
+        assert!(subject.to_root().is_some() && subject.to_multi_user().is_none());
+        let cells = row(&subject).unwrap().cells;
+        assert_eq!(cells[3..6], [3.0.into(), Cell::Nothing, 1.0.into()]);
+
+        // The second of two runs failed: what the first took is of no use.
+        subject.no_root = Some("ended before the root's init".to_owned());
+        subject.costs.pop();
+        let cells = row(&subject).unwrap().cells;
+        assert_eq!(cells[5], Cell::from(1.0));
+        let nothing = cells.iter().filter(|cell| **cell == Cell::Nothing);
+        assert_eq!(nothing.count(), 7);
+        let times = Times {
+            root: vec![1.0],
+            ..Times::default()
+        };
+        assert_eq!(times.row(&subject).cells, vec![Cell::Nothing; 4]);
+        assert_eq!(
+            notes_of_failures(&[subject]),
+            ["mkosi-initrd ended before the root's init."]
+        );
+    }
+
+    #[test]
+    fn only_failures_of_ours_keep_the_figures_from_being_recorded() {
+        let peer = Subject::new("theirs", Whose::Peers, Err("no network".to_owned()));
+        let mut ours = Subject::new("ours", Whose::Ours, Ok(way("ours", "")));
+        assert!(peer.to_root().is_none() && peer.to_multi_user().is_none());
+        let cells = row(&peer).unwrap().cells;
+        assert_eq!(cells, vec![Cell::Nothing; 8]);
+        ours.no_multi_user = Some("ended before multi-user".to_owned());
+        let subjects = [peer, ours];
+        assert_eq!(
+            notes_of_failures(&subjects),
+            [
+                "theirs could not be made: no network.",
+                "ours ended before multi-user."
+            ]
+        );
+        assert_eq!(
+            failures_of_ours(&subjects),
+            ["ours ended before multi-user"]
+        );
+    }
+
+    #[test]
+    fn every_row_has_its_own_name_and_bounds_have_their_rows() {
+        let rows = ways().map(|(name, whose, _)| (name, whose));
+        let names: std::collections::BTreeSet<_> = rows.iter().map(|row| row.0).collect();
+        assert_eq!(names.len(), rows.len());
+        for name in [KERNEL, MINIMAL, FILE, PARTITIONS] {
+            assert!(rows.contains(&(name, Whose::Ours)), "{name}");
+        }
+        for name in [DRACUT, INITRAMFS_TOOLS] {
+            assert!(rows.contains(&(name, Whose::Peers)), "{name}");
+        }
+        assert!(FAR.iter().all(|name| names.contains(name)));
+    }
+
+    #[test]
+    fn the_middle_of_two_lies_between_them() {
+        assert_eq!(middle(&mut []), None);
+        assert_eq!(middle(&mut [4.0, 2.0]), Some(3.0));
+        assert_eq!(middle(&mut [4.0, 9.0, 2.0]), Some(4.0));
+    }
+
+    #[test]
+    fn a_row_that_goes_to_the_root_only_has_no_multi_user() {
+        let mut subject = Subject::new("ours", Whose::Ours, Ok(way("ours", "")));
+        assert!(subject.to_multi_user().is_some());
+        subject.far = false;
+        assert!(subject.to_root().is_some() && subject.to_multi_user().is_none());
+        assert!(subject.failure().is_none());
+    }
+
+    #[test]
+    fn a_note_has_the_last_line_that_says_something() {
+        let console = "[    1.0] Run /init\n(1 or 2 of `2`) waiting \n\n";
+        assert_eq!(words(console), "its last line: `(1 or 2 of '2') waiting`");
+        assert_eq!(words("\n"), "its console is empty");
+        assert!(words(&"x".repeat(500)).len() < 150);
+        assert_eq!(slug("dracut, squash-erofs + 1"), "dracut-squash-erofs-1");
+    }
+
     #[test]
     fn multi_user_is_the_same_boot_without_the_marker() {
-        let way = Way {
-            name: FILE.to_owned(),
-            initrd: PathBuf::new(),
-            append: format!("root=UUID=1 init={}", guest::MARK),
-            disk: PathBuf::new(),
-        };
-        assert_eq!(to_multi_user(&way).unwrap().append, "root=UUID=1 ");
+        let root = way(FILE, &format!("root=UUID=1 init={}", guest::MARK));
+        assert_eq!(to_multi_user(&root).unwrap().append, "root=UUID=1 ");
         let alone = Way {
             name: KERNEL.to_owned(),
-            ..way
+            ..root
         };
         assert!(to_multi_user(&alone).is_none());
     }
