@@ -20,7 +20,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use qemu_driver::{Accel, Error as VmError, Idle, Outcome};
+use qemu_driver::{Accel, Error as VmError, Idle};
 use vmtest::guest::{self, Guest};
 use vmtest::initramfs;
 use vmtest::mkosi::Mkosi;
@@ -618,15 +618,17 @@ impl<'a> Bench<'a> {
                     if end(&cost).is_some() {
                         return Ok(Ok(cost));
                     }
-                    failure = format!("ended before {what}; {}", last_words(&outcome));
                     let lines: Vec<_> = outcome.lines.iter().map(|l| l.text.as_str()).collect();
                     fs::write(&log, lines.join("\n"))?;
+                    let words = last_words(lines.into_iter());
+                    failure = format!("ended before {what}; {words}");
                 }
                 // One that waits for something waits for it the next time, too.
                 Err(VmError::TimedOut { limit, tail, .. }) => {
                     fs::write(&log, &tail)?;
                     let waited = limit.as_secs();
-                    failure = format!("had not come to {what} after {waited} s; {}", words(&tail));
+                    let words = last_words(tail.lines());
+                    failure = format!("had not come to {what} after {waited} s; {words}");
                     break;
                 }
                 Err(VmError::Died { status, .. }) => {
@@ -840,23 +842,19 @@ fn side_by_side() -> usize {
     thread::available_parallelism().map_or(1, |cpus| cpus.get().min(2))
 }
 
-/// The last line of a console that is not empty, for a note.
-fn words(console: &str) -> String {
+/// What a console ends with, for a note: the kernel's panic, behind which it prints
+/// where its registers were, or the last line that is not empty.
+fn last_words<'a>(lines: impl DoubleEndedIterator<Item = &'a str> + Clone) -> String {
     const SHOWN: usize = 120;
-    let mut lines = console.lines().map(str::trim);
-    match lines.rfind(|line| !line.is_empty()) {
+    let mut lines = lines.map(str::trim);
+    let panic = lines.clone().rfind(|line| line.contains("Kernel panic"));
+    match panic.or_else(|| lines.rfind(|line| !line.is_empty())) {
         None => "its console is empty".to_owned(),
         Some(line) => {
             let shown: String = line.chars().take(SHOWN).collect();
             format!("its last line: `{}`", shown.replace('`', "'"))
         }
     }
-}
-
-fn last_words(outcome: &Outcome) -> String {
-    let mut lines = outcome.lines.iter().rev();
-    let last = lines.find(|line| !line.text.trim().is_empty());
-    words(last.map_or("", |line| &line.text))
 }
 
 /// A row's name as part of a file's.
@@ -1055,7 +1053,13 @@ mod tests {
     #[test]
     fn a_note_has_the_last_line_that_says_something() {
         let console = "[    1.0] Run /init\n(1 or 2 of `2`) waiting \n\n";
+        let words = |console: &str| last_words(console.lines());
         assert_eq!(words(console), "its last line: `(1 or 2 of '2') waiting`");
+        let panic = "Kernel panic - not syncing: No init\nCPU: 0\nKernel Offset: 0x1\n";
+        assert_eq!(
+            words(panic),
+            "its last line: `Kernel panic - not syncing: No init`"
+        );
         assert_eq!(words("\n"), "its console is empty");
         assert!(words(&"x".repeat(500)).len() < 150);
         assert_eq!(slug("dracut, squash-erofs + 1"), "dracut-squash-erofs-1");
