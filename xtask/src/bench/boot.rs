@@ -11,14 +11,18 @@
 //! its clock jumps to its next timer: that only ever adds, so the least of
 //! several runs is what the bounds are about.
 
+mod row;
+
 use std::error::Error;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
-use qemu_driver::{Accel, Idle};
+use qemu_driver::{Accel, Error as VmError, Idle};
 use vmtest::guest::{self, Guest};
 use vmtest::initramfs;
 use vmtest::mkosi::Mkosi;
@@ -26,10 +30,11 @@ use vmtest::peers::{Peer, Peers};
 use vmtest::set::{Recipe, Set};
 
 use super::chart::Chart;
-use super::report::{Bound, Cell, Column, Report, Row, Table};
-use super::{Ground, Options, median, mib, minimal, sorted};
+use super::report::{Bound, Cell, Column, Report, Table};
+use super::{Ground, Options, minimal};
 use crate::boots::{Cost, Way};
 use crate::step;
+use row::{Subject, Times, Whose, failures_of_ours, last_words, notes_of_failures, row};
 
 /// How the boots are measured.
 #[derive(Debug, Clone, clap::Args)]
@@ -86,6 +91,8 @@ const KERNEL: &str = "kernel alone";
 const MINIMAL: &str = "hand-made, verified partition";
 const FILE: &str = "initoverlayfs";
 const PARTITIONS: &str = "initoverlayfs, in partitions";
+const PREFETCH_OFF: &str = "initoverlayfs, in partitions, prefetch off";
+const NO_LIST: &str = "initoverlayfs, in partitions, no list";
 const INITRAMFS_TOOLS: &str = "initramfs-tools, zstd";
 const DRACUT: &str = "dracut, generic";
 
@@ -115,35 +122,16 @@ pub(super) fn run(ground: &Ground, args: &Args) -> Result<Report, Box<dyn Error>
         folder: folder.path(),
     };
     let runs = args.options.runs.unwrap_or(RUNS);
-    let ways: [(&str, MakeWay<'_>); 16] = [
-        (KERNEL, Bench::kernel_alone),
-        (MINIMAL, Bench::minimal),
-        (PARTITIONS, Bench::partitions),
-        (FILE, Bench::initoverlayfs),
-        ("initoverlayfs, signed", Bench::signed),
-        ("initoverlayfs, not authenticated", Bench::unproven),
-        ("initoverlayfs, image + 512 MiB", Bench::padded),
-        ("tiny-initramfs", |b, n| b.peer(n, Peer::Tiny)),
-        ("initramfs-tools, lz4", |b, n| {
-            b.peer(n, Peer::InitramfsToolsLz4)
-        }),
-        (INITRAMFS_TOOLS, Bench::initramfs_tools),
-        ("dracut, hostonly", |b, n| b.peer(n, Peer::DracutHostonly)),
-        ("dracut, without systemd", |b, n| {
-            b.peer(n, Peer::DracutNoSystemd)
-        }),
-        (DRACUT, Bench::dracut),
-        ("dracut, squashfs", |b, n| b.peer(n, Peer::DracutSquashfs)),
-        ("dracut, squash-erofs", |b, n| b.peer(n, Peer::DracutErofs)),
-        ("mkosi-initrd", Bench::mkosi),
-    ];
-    let mut made = Vec::new();
-    for (name, make) in ways
+    let mut subjects = Vec::new();
+    let wanted = ways()
         .into_iter()
-        .filter(|(name, _)| args.options.wants(name))
-    {
+        .filter(|(name, ..)| args.options.wants(name));
+    for (name, whose, make) in wanted {
         println!("making: {name}");
-        made.push(make(&bench, name)?);
+        let made = make(&bench, name).map_err(|error| error.to_string());
+        let mut subject = Subject::new(name, whose, made);
+        subject.far = args.options.only.is_some() || FAR.contains(&name);
+        subjects.push(subject);
     }
     let mut tables = Vec::new();
     if args.clock != ClockArg::Wall {
@@ -151,13 +139,74 @@ pub(super) fn run(ground: &Ground, args: &Args) -> Result<Report, Box<dyn Error>
             IdleArg::Jump => Idle::Jump,
             IdleArg::Real => Idle::RealTime,
         };
-        tables.push(bench.by_instructions(&made, idle, runs)?);
+        tables.push(bench.by_instructions(&mut subjects, idle, runs)?);
     }
     if args.clock != ClockArg::Instructions {
-        tables.push(bench.by_wall(&made, runs)?);
+        tables.push(bench.by_wall(&mut subjects, runs)?);
     }
-    report(ground, args, runs, tables)
+    let mut report = report(ground, args, runs, tables)?;
+    report.notes.extend(notes_of_failures(&subjects));
+    let ours = failures_of_ours(&subjects);
+    if ours.is_empty() {
+        return Ok(report);
+    }
+    // What the others cost was hard to come by, and may say why.
+    println!("\n{}", report.text());
+    Err(format!("not recorded, since a boot failed: {}", ours.join("; ")).into())
 }
+
+/// Each row: its name, whose it is, how it is made.
+fn ways<'a>() -> [(&'static str, Whose, MakeWay<'a>); 18] {
+    [
+        (KERNEL, Whose::Ours, Bench::kernel_alone),
+        (MINIMAL, Whose::Ours, Bench::minimal),
+        (PARTITIONS, Whose::Ours, Bench::partitions),
+        (PREFETCH_OFF, Whose::Ours, Bench::prefetch_off),
+        (NO_LIST, Whose::Ours, Bench::no_list),
+        (FILE, Whose::Ours, Bench::initoverlayfs),
+        ("initoverlayfs, signed", Whose::Ours, Bench::signed),
+        (
+            "initoverlayfs, not authenticated",
+            Whose::Ours,
+            Bench::unproven,
+        ),
+        ("initoverlayfs, image + 512 MiB", Whose::Ours, Bench::padded),
+        ("tiny-initramfs", Whose::Peers, |b, n| b.peer(n, Peer::Tiny)),
+        ("initramfs-tools, lz4", Whose::Peers, |b, n| {
+            b.peer(n, Peer::InitramfsToolsLz4)
+        }),
+        (INITRAMFS_TOOLS, Whose::Peers, Bench::initramfs_tools),
+        ("dracut, hostonly", Whose::Peers, |b, n| {
+            b.peer(n, Peer::DracutHostonly)
+        }),
+        ("dracut, without systemd", Whose::Peers, |b, n| {
+            b.peer(n, Peer::DracutNoSystemd)
+        }),
+        (DRACUT, Whose::Peers, Bench::dracut),
+        ("dracut, squashfs", Whose::Peers, |b, n| {
+            b.peer(n, Peer::DracutSquashfs)
+        }),
+        ("dracut, squash-erofs", Whose::Peers, |b, n| {
+            b.peer(n, Peer::DracutErofs)
+        }),
+        ("mkosi-initrd", Whose::Peers, Bench::mkosi),
+    ]
+}
+
+/// The rows that are measured to multi-user and by wall time too, where no others are
+/// asked for: of the rest, the way to the root's init is what differs, and all of them
+/// would take hours.
+const FAR: [&str; 9] = [
+    PARTITIONS,
+    PREFETCH_OFF,
+    FILE,
+    "tiny-initramfs",
+    INITRAMFS_TOOLS,
+    "dracut, hostonly",
+    DRACUT,
+    "dracut, squash-erofs",
+    "mkosi-initrd",
+];
 
 /// A cell's figure.
 fn figure(table: &Table, name: &str, column: usize) -> Option<f64> {
@@ -256,18 +305,21 @@ fn report(
 
 fn notes(runs: u32, sleep: &str) -> Vec<String> {
     let multi = runs.div_ceil(2);
+    let rounds = rounds(runs);
     vec![
         "Guest: one CPU, q35, a virtio disk, no `quiet`; the times are its kernel's clock, so \
          neither firmware nor the loading of the initrd is in them."
             .to_owned(),
         format!(
             "By instructions: `-icount shift=0,sleep={sleep}`: a nanosecond is an instruction. The \
-             median of {runs} runs, and the least, which the bounds take; multi-user is the median \
-             of {multi}, in boots of their own."
+             median of {runs} runs, and the least, which the bounds take; multi-user is the least \
+             of {multi}, in boots of their own. Two boots at once, where there are two processors."
         ),
         format!(
-            "By wall time: the emulator without icount. {runs} rounds, in each of which every way \
-             boots once; medians. The ratio is of the times to multi-user of the same round."
+            "By wall time: the emulator without icount, whose translation of the guest's code is in \
+             the figures. {rounds} rounds, in each of which every way boots once to either \
+             end; medians. Rows of the first table without multi-user are not in the second, \
+             unless rows were asked for by name. The ratio is of the times to multi-user of the same round."
         ),
         "First init: storage-init's exec of the image's init; the image is sealed by its root \
          hash and a file on the ESP, where nothing else is said. For the others the start of the \
@@ -276,6 +328,9 @@ fn notes(runs: u32, sleep: &str) -> Vec<String> {
         "Root's init: a static program that writes one line, on the ext4 root. initoverlayfs \
          gets there through dracut's initramfs as its image. Multi-user: systemd on that root \
          has reached it."
+            .to_owned(),
+        "In partitions, prefetch off: the same disk with `initoverlayfs.prefetch=off` on the \
+         command line. No list: an image built with `--profile none`, in natural order."
             .to_owned(),
         "Hand-made: a static init with the drivers of the same verified partition, uncompressed, \
          loaded one after the other; it looks for nothing and reports nothing."
@@ -385,6 +440,20 @@ impl<'a> Bench<'a> {
         self.through(name, &set, "partitions.img")
     }
 
+    /// The same disk, and nothing is read ahead.
+    fn prefetch_off(&self, name: &str) -> Result<Way, Box<dyn Error>> {
+        let way = self.partitions(name)?;
+        let append = format!("{} initoverlayfs.prefetch=off", way.append);
+        Ok(Way { append, ..way })
+    }
+
+    /// The image's files in their natural order, without a list of what to read ahead.
+    fn no_list(&self, name: &str) -> Result<Way, Box<dyn Error>> {
+        let options = ["--image-on", "partition", "--profile", "none"];
+        let set = self.set("no-list", &self.guest.dracut_initrd(), &options)?;
+        self.through(name, &set, "no-list.img")
+    }
+
     /// Trusted for its signature, which storage-init checks.
     fn signed(&self, name: &str) -> Result<Way, Box<dyn Error>> {
         let name_of_key = self.folder.join("bench");
@@ -451,61 +520,72 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    /// One boot to `end`, tried again if the emulated kernel fell on its way.
+    /// One boot to `end`, tried again if the emulated kernel fell on its way; or why
+    /// there is none.
     fn boot(
         &self,
         way: &Way,
         clock: Option<Idle>,
-        end: fn(&Cost) -> Option<Duration>,
-    ) -> Result<Cost, Box<dyn Error>> {
+        (what, end): Goal,
+    ) -> io::Result<Result<Cost, String>> {
         const TRIES: u32 = 3;
-        let log = step::logs()?.join("bench.log");
+        let log = step::logs()?.join(format!("bench-boot-{}.log", slug(&way.name)));
+        let mut failure = String::new();
         for _ in 0..TRIES {
-            let outcome = way.boot(self.guest, Accel::Tcg, clock, None)?;
-            let cost = Cost::of(&outcome);
-            if end(&cost).is_some() {
-                return Ok(cost);
+            match way.boot(self.guest, Accel::Tcg, clock, None) {
+                Ok(outcome) => {
+                    let cost = Cost::of(&outcome);
+                    if end(&cost).is_some() {
+                        return Ok(Ok(cost));
+                    }
+                    let lines: Vec<_> = outcome.lines.iter().map(|l| l.text.as_str()).collect();
+                    fs::write(&log, lines.join("\n"))?;
+                    let words = last_words(lines.into_iter());
+                    failure = format!("ended before {what}; {words}");
+                }
+                // One that waits for something waits for it the next time, too.
+                Err(VmError::TimedOut { limit, tail, .. }) => {
+                    fs::write(&log, &tail)?;
+                    let waited = limit.as_secs();
+                    let words = last_words(tail.lines());
+                    failure = format!("had not come to {what} after {waited} s; {words}");
+                    break;
+                }
+                Err(VmError::Died { status, .. }) => {
+                    failure = format!("did not come to {what}: the emulator ended ({status})");
+                }
+                Err(error) => return Err(io::Error::other(error)),
             }
-            let lines: Vec<_> = outcome.lines.iter().map(|l| l.text.as_str()).collect();
-            fs::write(&log, lines.join("\n"))?;
         }
-        Err(format!(
-            "{}: the boot did not come to its end; its console: {}",
-            way.name,
-            log.display()
-        )
-        .into())
+        println!("{} {failure} ({})", way.name, log.display());
+        Ok(Err(failure))
     }
 
     fn by_instructions(
         &self,
-        ways: &[Way],
+        subjects: &mut [Subject],
         idle: Idle,
         runs: u32,
     ) -> Result<Table, Box<dyn Error>> {
-        let mut rows = Vec::new();
-        for way in ways {
-            let mut costs = Vec::new();
-            for run in 1..=runs {
-                let cost = self.boot(way, Some(idle), |cost| cost.mark)?;
-                println!(
-                    "{} {run}/{runs}: first init {}, root's init {}",
-                    way.name,
-                    seconds(cost.first_init),
-                    seconds(cost.mark)
-                );
-                costs.push(cost);
-            }
-            let mut ends = Vec::new();
-            if let Some(way) = to_multi_user(way) {
-                for _ in 0..runs.div_ceil(2) {
-                    let cost = self.boot(&way, Some(idle), |cost| cost.multi_user)?;
-                    println!("{}: multi-user {}", way.name, seconds(cost.multi_user));
-                    ends.extend(cost.multi_user);
+        let todo = Mutex::new(subjects.iter_mut());
+        let work = || {
+            loop {
+                // Not a `while let`, which would hold the lock while it measures.
+                let next = todo.lock().unwrap_or_else(PoisonError::into_inner).next();
+                match next {
+                    Some(subject) => self.count(subject, idle, runs)?,
+                    None => return io::Result::Ok(()),
                 }
             }
-            rows.push(row(way, &costs, ends)?);
-        }
+        };
+        thread::scope(|scope| {
+            let workers: Vec<_> = (0..side_by_side()).map(|_| scope.spawn(work)).collect();
+            workers.into_iter().try_for_each(|worker| {
+                let ended = worker.join();
+                ended.unwrap_or_else(|_| Err(io::Error::other("a bench thread panicked")))
+            })
+        })?;
+        let rows = subjects.iter().map(row).collect::<Result<_, _>>()?;
         Ok(Table {
             title: BY_INSTRUCTIONS.to_owned(),
             columns: vec![
@@ -522,44 +602,66 @@ impl<'a> Bench<'a> {
         })
     }
 
-    /// Rounds, so that what slows the host slows all of them.
-    fn by_wall(&self, ways: &[Way], runs: u32) -> Result<Table, Box<dyn Error>> {
-        let mut times = vec![[const { Vec::new() }; 4]; ways.len()];
-        for round in 1..=runs {
-            let mut ends = Vec::new();
-            for (way, times) in ways.iter().zip(&mut times) {
-                let cost = self.boot(way, None, |cost| cost.mark)?;
-                let [first, root, multi, _] = times;
-                first.extend(cost.first_init.map(|time| time.as_secs_f64()));
-                root.extend(cost.mark.map(|time| time.as_secs_f64()));
-                let mut end = None;
-                if let Some(way) = to_multi_user(way) {
-                    let cost = self.boot(&way, None, |cost| cost.multi_user)?;
-                    end = cost.multi_user.map(|time| time.as_secs_f64());
-                    multi.extend(end);
+    /// All boots of one way on the clock that counts instructions.
+    fn count(&self, subject: &mut Subject, idle: Idle, runs: u32) -> io::Result<()> {
+        for run in 1..=runs {
+            let Some(way) = subject.to_root() else { break };
+            match self.boot(way, Some(idle), TO_ROOT)? {
+                Ok(cost) => {
+                    println!(
+                        "{} {run}/{runs}: first init {}, root's init {}",
+                        subject.name,
+                        seconds(cost.first_init),
+                        seconds(cost.mark)
+                    );
+                    subject.costs.push(cost);
                 }
-                println!(
-                    "{} by wall time, round {round}/{runs}: root's init {}, multi-user {}",
-                    way.name,
-                    seconds(cost.mark),
-                    seconds(end.map(Duration::from_secs_f64))
-                );
-                ends.push(end);
-            }
-            let base = ways.iter().position(|way| way.name == DRACUT);
-            let base = base.and_then(|at| *ends.get(at)?);
-            for (end, times) in ends.iter().zip(&mut times) {
-                let [.., ratios] = times;
-                ratios.extend(end.zip(base).map(|(end, base)| end / base));
+                Err(failure) => subject.no_root = Some(failure),
             }
         }
-        let rows = ways.iter().zip(times).map(|(way, times)| {
-            let cells = times.map(|mut values| {
-                values.sort_by(f64::total_cmp);
-                median(&values).into()
-            });
-            Row::new(&way.name, cells.to_vec())
-        });
+        for _ in 0..runs.div_ceil(2) {
+            let Some(way) = subject.to_multi_user() else {
+                break;
+            };
+            match self.boot(&way, Some(idle), TO_MULTI_USER)? {
+                Ok(cost) => {
+                    println!("{}: multi-user {}", way.name, seconds(cost.multi_user));
+                    subject.ends.extend(cost.multi_user);
+                }
+                Err(failure) => subject.no_multi_user = Some(failure),
+            }
+        }
+        Ok(())
+    }
+
+    /// Rounds, so that what slows the host slows all of them.
+    fn by_wall(&self, subjects: &mut [Subject], runs: u32) -> Result<Table, Box<dyn Error>> {
+        let mut subjects: Vec<_> = subjects.iter_mut().filter(|s| s.far).collect();
+        let mut times = vec![Times::default(); subjects.len()];
+        let rounds = rounds(runs);
+        for round in 1..=rounds {
+            let mut ends = Vec::new();
+            for (subject, times) in subjects.iter_mut().zip(&mut times) {
+                let end = self.wall_round(subject, times)?;
+                if subject.no_root.is_none() {
+                    println!(
+                        "{} by wall time, round {round}/{rounds}: root's init {}, multi-user {}",
+                        subject.name,
+                        seconds(times.root.last().copied().map(Duration::from_secs_f64)),
+                        seconds(end.map(Duration::from_secs_f64))
+                    );
+                }
+                ends.push(end);
+            }
+            let base = subjects.iter().position(|subject| subject.name == DRACUT);
+            let base = base.and_then(|at| *ends.get(at)?);
+            for (end, times) in ends.iter().zip(&mut times) {
+                times
+                    .ratios
+                    .extend(end.zip(base).map(|(end, base)| end / base));
+            }
+        }
+        let rows = subjects.iter().zip(times);
         Ok(Table {
             title: "by wall time".to_owned(),
             columns: vec![
@@ -568,37 +670,64 @@ impl<'a> Bench<'a> {
                 Column::new("multi-user", "s", 2),
                 Column::new(&format!("against {DRACUT}"), "", 2),
             ],
-            rows: rows.collect(),
+            rows: rows.map(|(subject, times)| times.row(subject)).collect(),
         })
+    }
+
+    /// One boot to the root's init and one to multi-user, whose time is returned.
+    fn wall_round(
+        &self,
+        subject: &mut Subject,
+        times: &mut Times,
+    ) -> Result<Option<f64>, Box<dyn Error>> {
+        let Some(way) = subject.to_root() else {
+            return Ok(None);
+        };
+        match self.boot(way, None, TO_ROOT)? {
+            Ok(cost) => {
+                let seconds = |time: Duration| time.as_secs_f64();
+                times.first.extend(cost.first_init.map(seconds));
+                times.root.extend(cost.mark.map(seconds));
+            }
+            Err(failure) => subject.no_root = Some(failure),
+        }
+        let Some(way) = subject.to_multi_user() else {
+            return Ok(None);
+        };
+        match self.boot(&way, None, TO_MULTI_USER)? {
+            Ok(cost) => {
+                let end = cost.multi_user.map(|time| time.as_secs_f64());
+                times.multi_user.extend(end);
+                return Ok(end);
+            }
+            Err(failure) => subject.no_multi_user = Some(failure),
+        }
+        Ok(None)
     }
 }
 
-/// The same boot, on to multi-user; none of a way that reaches no root.
-fn to_multi_user(way: &Way) -> Option<Way> {
-    let init = format!("init={}", guest::MARK);
-    (way.name != KERNEL).then(|| Way {
-        append: way.append.replace(&init, ""),
-        ..way.clone()
-    })
+/// What a boot has to come to: in words, and where it is in what it cost.
+type Goal = (&'static str, fn(&Cost) -> Option<Duration>);
+
+const TO_ROOT: Goal = ("the root's init", |cost| cost.mark);
+const TO_MULTI_USER: Goal = ("multi-user", |cost| cost.multi_user);
+
+/// How many rounds by wall time, for a number of runs.
+fn rounds(runs: u32) -> u32 {
+    runs.div_ceil(2)
 }
 
-fn row(way: &Way, costs: &[Cost], ends: Vec<Duration>) -> Result<Row, Box<dyn Error>> {
-    let first = sorted(costs.iter().filter_map(|cost| cost.first_init).collect());
-    let mark = sorted(costs.iter().filter_map(|cost| cost.mark).collect());
-    let read = sorted(costs.iter().map(|cost| cost.read).collect());
-    let touched = sorted(costs.iter().map(|cost| cost.touched).collect());
-    let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
-    let cells = vec![
-        seconds(median(&first)).into(),
-        seconds(first.first().copied()).into(),
-        seconds(median(&mark)).into(),
-        seconds(mark.first().copied()).into(),
-        seconds(median(&sorted(ends))).into(),
-        mib(fs::metadata(&way.initrd)?.len()).into(),
-        median(&read).map(mib).into(),
-        median(&touched).map(mib).into(),
-    ];
-    Ok(Row::new(&way.name, cells))
+/// How many boots are counted in instructions at once: what the host is busy with
+/// changes only how far their clocks jump, and the least is what counts.
+fn side_by_side() -> usize {
+    thread::available_parallelism().map_or(1, |cpus| cpus.get().min(2))
+}
+
+/// A row's name as part of a file's.
+fn slug(name: &str) -> String {
+    let words = name.split(|c: char| !c.is_ascii_alphanumeric());
+    let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
+    words.join("-")
 }
 
 fn seconds(time: Option<Duration>) -> String {
@@ -609,6 +738,7 @@ fn seconds(time: Option<Duration>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::report::Row;
     use super::*;
 
     #[test]
@@ -636,18 +766,21 @@ mod tests {
     }
 
     #[test]
-    fn multi_user_is_the_same_boot_without_the_marker() {
-        let way = Way {
-            name: FILE.to_owned(),
-            initrd: PathBuf::new(),
-            append: format!("root=UUID=1 init={}", guest::MARK),
-            disk: PathBuf::new(),
-        };
-        assert_eq!(to_multi_user(&way).unwrap().append, "root=UUID=1 ");
-        let alone = Way {
-            name: KERNEL.to_owned(),
-            ..way
-        };
-        assert!(to_multi_user(&alone).is_none());
+    fn every_row_has_its_own_name_and_bounds_have_their_rows() {
+        let rows = ways().map(|(name, whose, _)| (name, whose));
+        let names: std::collections::BTreeSet<_> = rows.iter().map(|row| row.0).collect();
+        assert_eq!(names.len(), rows.len());
+        for name in [KERNEL, MINIMAL, FILE, PARTITIONS] {
+            assert!(rows.contains(&(name, Whose::Ours)), "{name}");
+        }
+        for name in [DRACUT, INITRAMFS_TOOLS] {
+            assert!(rows.contains(&(name, Whose::Peers)), "{name}");
+        }
+        assert!(FAR.iter().all(|name| names.contains(name)));
+    }
+
+    #[test]
+    fn a_rows_name_is_part_of_a_files() {
+        assert_eq!(slug("dracut, squash-erofs + 1"), "dracut-squash-erofs-1");
     }
 }

@@ -34,8 +34,10 @@ const WIDTH: u32 = 960;
 const TITLE_HEIGHT: u32 = 40;
 const BAR_HEIGHT: u32 = 26;
 /// Axis, its description, the legend.
-const FRAME_HEIGHT: u32 = 90;
-const LINES_HEIGHT: u32 = 420;
+const FRAME_HEIGHT: u32 = 100;
+const LINES_HEIGHT: u32 = 440;
+/// Below each.
+const GAP: u32 = 24;
 /// Room for the names of bars.
 const NAMES_WIDTH: u32 = 290;
 
@@ -67,7 +69,8 @@ pub(crate) fn svg(title: &str, charts: &[Chart]) -> Result<String, Box<dyn Error
         head.draw_text(title, &centred(20, HPos::Center), (480, 22))?;
         for chart in charts {
             let (area, below) = rest.split_vertically(chart.height());
-            chart.draw(&area)?;
+            // Not where the next one begins: its legend is nearer than the axis then.
+            chart.draw(&area.margin(0, GAP, 0, 0))?;
             rest = below;
         }
         root.present()?;
@@ -118,7 +121,7 @@ fn draw_bars(
     draw_legend(&legend, series)?;
     let mut chart = ChartBuilder::on(&area)
         .margin_right(30)
-        .x_label_area_size(52)
+        .x_label_area_size(46)
         .y_label_area_size(NAMES_WIDTH)
         // The first bar is the topmost.
         .build_cartesian_2d(0.0..most, count..0.0)?;
@@ -147,11 +150,11 @@ fn draw_bars(
         let (x, y) = chart.backend_coord(&(0.0, row + 0.5));
         let place = |x: i32| (x - left, y - top);
         area.draw_text(name, &centred(14, HPos::Right), place(x - 8))?;
-        if let Some(last) = values.iter().flatten().copied().reduce(f64::max) {
-            let (x, _) = chart.backend_coord(&(last, row));
-            let figure = figure(last);
-            area.draw_text(&figure, &centred(12, HPos::Left), place(x + 4))?;
-        }
+        // Nothing measured is not the same as nothing.
+        let last = values.iter().flatten().copied().reduce(f64::max);
+        let (x, _) = chart.backend_coord(&(last.unwrap_or(0.0), row));
+        let figure = last.map_or("-".to_owned(), figure);
+        area.draw_text(&figure, &centred(12, HPos::Left), place(x + 4))?;
     }
     Ok(())
 }
