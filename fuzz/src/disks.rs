@@ -147,3 +147,30 @@ pub(crate) fn reseal_one(bytes: &mut [u8], start: u64, header: usize, block: u64
     bytes[header + 16..header + 20].copy_from_slice(&checksum);
     Some(())
 }
+
+/// Where the second part of a superblock's input lies on its device: btrfs has its
+/// superblock there.
+const FAR: usize = 0x1_0000;
+
+/// How much of that input lies at the device's beginning.
+pub(crate) const NEAR: usize = 8192;
+
+/// Superblocks.
+///
+/// Input: the first 8 KiB of a device, then what it has from 64 KiB on.
+///
+/// Invariants:
+/// * no panic;
+/// * a label has no NUL and is no longer than any file system's.
+pub fn superblock(data: &[u8]) {
+    let mut device = data.to_vec();
+    if let Some(far) = data.get(NEAR..) {
+        device.truncate(NEAR);
+        device.resize(FAR, 0);
+        device.extend_from_slice(far);
+    }
+    if let Some(found) = iofs_superblock::Superblock::read(&device[..]) {
+        assert!(found.label.len() <= 256 && !found.label.contains('\0'));
+        assert!(found.kind.is_file_system() || found.uuid.is_nil());
+    }
+}

@@ -27,7 +27,7 @@ mod trust;
 mod verity;
 mod volumes;
 
-pub use disks::gpt;
+pub use disks::{gpt, superblock};
 pub use firmware::{pe, tpm};
 pub use images::ddi;
 pub use prefetch::{prefetch, trace};
@@ -42,6 +42,7 @@ pub type Target = fn(&[u8]);
 /// Every target with its name.
 pub const TARGETS: &[(&str, Target)] = &[
     ("gpt", gpt),
+    ("superblock", superblock),
     ("fat", fat),
     ("ext4", ext4),
     ("erofs", erofs),

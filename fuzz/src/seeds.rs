@@ -8,7 +8,7 @@ use iofs_plan::{
 };
 use iofs_prefetch::{FileRanges, PrefetchList, Range};
 
-use crate::disks::{DISK, RESEAL};
+use crate::disks::{DISK, NEAR, RESEAL};
 use crate::{images, trust, verity};
 
 mod fat;
@@ -24,6 +24,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
             .into_iter()
             .flat_map(|block_size| [gpt(block_size, 0), gpt(block_size, RESEAL)])
             .collect(),
+        "superblock" => superblocks(),
         "fat" => FatSize::ALL.into_iter().map(fat_volume).collect(),
         "plan" => {
             let bare = BootPlan {
@@ -88,6 +89,29 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         ],
         _ => Vec::new(),
     }
+}
+
+/// Devices with nothing but a magic, and names where the file systems have them.
+fn superblocks() -> Vec<Vec<u8>> {
+    let magics: [(usize, &[u8]); 7] = [
+        (0, b"LUKS\xba\xbe"),
+        (536, b"LVM2 001"),
+        (4096, &[0xfc, 0x4e, 0x2b, 0xa9]),
+        (0, b"XFSB"),
+        (1024, &[0xe2, 0xe1, 0xf5, 0xe0]),
+        (1080, &[0x53, 0xef]),
+        (NEAR + 64, b"_BHRfS_M"),
+    ];
+    magics
+        .into_iter()
+        .map(|(at, magic)| {
+            let mut device = vec![b'x'; if at < NEAR { 4100 } else { NEAR + 600 }];
+            for (room, byte) in device.iter_mut().skip(at).zip(magic) {
+                *room = *byte;
+            }
+            device
+        })
+        .collect()
 }
 
 /// Both ends of a disk with two partitions.
