@@ -2,7 +2,7 @@
 
 use crate::profile::HotFiles;
 use crate::sign::Signer;
-use iofs_plan::{Appended, Auth, Candidate, OnCorruption, OnFailure, Uuid};
+use iofs_plan::{Appended, Auth, Candidate, Direct, OnCorruption, OnFailure, Uuid};
 use std::path::PathBuf;
 
 /// Where the init image's files come from.
@@ -254,6 +254,9 @@ pub struct MiniRequest {
     /// The file systems that the kernel may mount to reach an image that is a
     /// file: of [`Self::KERNEL_MOUNTS`].
     pub kernel_mounts: Vec<String>,
+    /// Whether a root so simple that nothing of the image is needed to reach it is
+    /// booted without the image, and which file systems it may have.
+    pub direct: Option<Direct>,
     /// What of the boot loader's archives goes into the image's root; `None` is
     /// all where nothing is authenticated, else what systemd-stub passes.
     pub appended: Option<Appended>,
@@ -295,6 +298,7 @@ impl MiniRequest {
             auth: Auth::default(),
             on_corruption: OnCorruption::default(),
             kernel_mounts: Vec::new(),
+            direct: None,
             appended: None,
             product: String::new(),
             inits: Self::INITS.map(String::from).to_vec(),

@@ -162,6 +162,26 @@ pub struct BuildArgs {
     #[arg(long, value_name = "TYPE", value_enum)]
     pub kernel_mount: Vec<KernelMountArg>,
 
+    /// How a boot goes on: `initrd`, through the image's init, or `direct`, to the root
+    /// file system itself, and through the image only where that fails
+    ///
+    /// `direct` is for a root on a plain partition, which the command line names (`root=`
+    /// with UUID, LABEL, PARTUUID, PARTLABEL or /dev/NAME; `rootfstype`, `rootflags`, `ro`,
+    /// `rw`, `init` and `rootdelay` mean what they always do). Whatever else is asked for
+    /// there, and `initoverlayfs.mode=initrd`, brings the image up.
+    #[arg(long, value_name = "MODE", value_enum, default_value_t = ModeArg::Initrd)]
+    pub mode: ModeArg,
+
+    /// Which file systems the root may have, with `--mode direct` [default: what the
+    /// sysroot's /etc/fstab says of /, else ext4]
+    #[arg(long, value_name = "TYPE", value_enum, value_delimiter = ',')]
+    pub root_fs: Vec<RootFsArg>,
+
+    /// Which root is booted with `--mode direct` if the command line names none, as after
+    /// `root=`
+    #[arg(long, value_name = "ROOT")]
+    pub root: Option<String>,
+
     /// What of the initramfs archives that the boot loader appends goes into the
     /// image's root [default: extra; all with --auth none]
     #[arg(long, value_name = "WHAT", value_enum)]
@@ -754,6 +774,39 @@ impl KernelMountArg {
         match self {
             Self::Xfs => "xfs",
             Self::Btrfs => "btrfs",
+        }
+    }
+}
+
+/// How a boot goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ModeArg {
+    /// Through the image's init
+    Initrd,
+    /// To the root file system itself, through the image only where that fails
+    Direct,
+}
+
+/// A file system that a root can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RootFsArg {
+    /// ext4, ext3, ext2
+    Ext4,
+    /// XFS
+    Xfs,
+    /// Btrfs
+    Btrfs,
+    /// EROFS
+    Erofs,
+}
+
+impl RootFsArg {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
+            Self::Btrfs => "btrfs",
+            Self::Erofs => "erofs",
         }
     }
 }

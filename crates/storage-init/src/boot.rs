@@ -16,7 +16,7 @@ use crate::search::Search;
 use crate::settings::Settings;
 use crate::stack::ImageDevice;
 use crate::trust::Trust;
-use crate::{boot_json, handover, measure, root, setup, stack};
+use crate::{boot_json, direct, handover, hunt, measure, root, setup, stack};
 
 /// Boots. Returns only if that failed; `settings` is then what was known.
 ///
@@ -44,6 +44,24 @@ pub fn run(
     //    waited for here: disks are looked at while the rest still loads.
     let uevents = Uevents::subscribe()?;
     let mut modules = Loader::new(&settings.plan, &paths);
+
+    //    Where the root is so simple that nothing of the image is needed to reach
+    //    it, that is the way. Whatever is wrong with it, the image comes up, and
+    //    has the tools to mend it.
+    if let Some(wanted) = direct::wanted(settings, &paths, log) {
+        match direct::boot(
+            start,
+            &wanted,
+            settings,
+            &paths,
+            &uevents,
+            &mut modules,
+            log,
+        ) {
+            Ok(never) => match never {},
+            Err(failure) => direct::explain(&failure, log),
+        }
+    }
     modules.want_first(&settings.hint);
     if settings
         .candidates()
@@ -57,7 +75,7 @@ pub fn run(
     //    way.
     let trust = Trust::new(&settings.plan.auth)?;
     let mut search = Search::new(settings, &trust, &paths);
-    let mut found = search.find(&uevents, &mut modules, log)?;
+    let mut found = hunt::find(&mut search, &uevents, &paths, &mut modules, log)?;
     log.stage("device", &found.describe());
     modules.finish_image(log);
     log.stage("modules", &modules.summary());

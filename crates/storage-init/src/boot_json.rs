@@ -5,8 +5,10 @@ use alloc::format;
 use alloc::string::String;
 use core::fmt::{self, Write};
 
+use iofs_cmdline::Mode;
 use kernel_abi::{file, process};
 
+use crate::direct;
 use crate::image::{Found, Place};
 use crate::log::{Log, Stage};
 use crate::modules::Loader;
@@ -40,6 +42,27 @@ pub fn write(
     }
 }
 
+/// Writes the record of a boot without the image, whose place `root` takes.
+pub fn write_direct(
+    log: &mut Log,
+    settings: &Settings,
+    root: &direct::Found,
+    modules: &Loader<'_>,
+    init: &str,
+) {
+    let text = format!(
+        "{{{head},\"auth\":\"none\",\"root_hash\":null,\"image\":null,\
+         \"root\":{{\"partition\":{device},\"file_system\":{kind}}},{tail}}}\n",
+        head = head(settings, Mode::Direct),
+        device = Quoted(&root.device),
+        kind = Quoted(&root.kind),
+        tail = tail(&log.stages, modules, init),
+    );
+    if let Err(error) = put(PATH, text.as_bytes()) {
+        log.warn(format_args!("no record of this boot: {error}"));
+    }
+}
+
 /// Writes a record, making its folder.
 ///
 /// # Errors
@@ -66,15 +89,6 @@ pub fn render(
         Place::Partition | Place::Disk | Place::Partitions { .. } => 0,
         Place::File(map) => map.extents.len(),
     };
-    let mut stages = stages.iter().map(|stage| {
-        format!(
-            "{{\"name\":{},\"us\":{}}}",
-            Quoted(stage.name),
-            stage.micros
-        )
-    });
-    let mut records = of_kind(modules, |node| matches!(node, Node::Module(_)));
-    let mut packs = of_kind(modules, |node| matches!(node, Node::Pack(_)));
     let file = match &found.candidate.file {
         Some(file) => format!("{}", Quoted(file)),
         None => "null".into(),
@@ -86,18 +100,14 @@ pub fn render(
     };
     format!(
         concat!(
-            "{{\"version\":1,",
-            "\"storage_init\":{storage_init},\"kernel\":{kernel},\"product\":{product},",
+            "{{{head},",
             "\"auth\":{auth},\"root_hash\":{root_hash},",
             "\"image\":{{\"candidate\":{candidate},\"partition\":{partition},",
             "\"partuuid\":\"{partuuid}\",\"file\":{file},\"extents\":{extents},",
             "\"uuid\":\"{uuid}\",\"size\":{size},\"device\":{device},\"layout\":{layout}}},",
-            "\"init\":{init},\"stages\":[{stages}],\"modules\":[{modules}],",
-            "\"packs\":[{packs}]}}\n"
+            "{tail}}}\n"
         ),
-        storage_init = Quoted(env!("CARGO_PKG_VERSION")),
-        kernel = Quoted(&process::kernel_release()),
-        product = Quoted(&settings.plan.product),
+        head = head(settings, Mode::Initrd),
         auth = Quoted(auth),
         root_hash = root_hash,
         candidate = Quoted(&found.candidate.name),
@@ -109,10 +119,38 @@ pub fn render(
         size = found.size,
         device = Quoted(&device.path),
         layout = Quoted(&device.describe()),
-        init = Quoted(init),
-        stages = join(&mut stages, ","),
-        modules = join(&mut records, ","),
-        packs = join(&mut packs, ","),
+        tail = tail(stages, modules, init),
+    )
+}
+
+/// The members that every record begins with.
+fn head(settings: &Settings, mode: Mode) -> String {
+    format!(
+        "\"version\":1,\"storage_init\":{},\"kernel\":{},\"product\":{},\"mode\":\"{}\"",
+        Quoted(env!("CARGO_PKG_VERSION")),
+        Quoted(&process::kernel_release()),
+        Quoted(&settings.plan.product),
+        mode.name()
+    )
+}
+
+/// The members that every record ends with.
+fn tail(stages: &[Stage], modules: &Loader<'_>, init: &str) -> String {
+    let mut stages = stages.iter().map(|stage| {
+        format!(
+            "{{\"name\":{},\"us\":{}}}",
+            Quoted(stage.name),
+            stage.micros
+        )
+    });
+    let mut records = of_kind(modules, |node| matches!(node, Node::Module(_)));
+    let mut packs = of_kind(modules, |node| matches!(node, Node::Pack(_)));
+    format!(
+        "\"init\":{},\"stages\":[{}],\"modules\":[{}],\"packs\":[{}]",
+        Quoted(init),
+        join(&mut stages, ","),
+        join(&mut records, ","),
+        join(&mut packs, ",")
     )
 }
 

@@ -62,15 +62,10 @@ impl Inventory {
     /// Looks for disks that came or went; the table of one that stayed is not
     /// read again.
     pub fn refresh(&mut self, paths: &Paths) {
-        let class = format!("{}/class/block", paths.sys);
-        let mut present = file::list(&class).unwrap_or_default();
-        present.retain(|(name, _)| {
-            !IGNORED.iter().any(|prefix| is_of_kind(name, prefix))
-                && !file::exists(&format!("{class}/{name}/partition"))
-        });
-        self.disks
-            .retain(|disk| present.iter().any(|(name, _)| *name == disk.name));
-        for (name, _) in present {
+        let mut present = present(paths);
+        present.retain(|name| !is_partition(name, paths));
+        self.disks.retain(|disk| present.contains(&disk.name));
+        for name in present {
             if self.disks.iter().all(|disk| disk.name != name) {
                 self.disks.extend(read_disk(&name, paths));
             }
@@ -161,6 +156,21 @@ impl Inventory {
             })
             .collect()
     }
+}
+
+/// The disks and partitions that the kernel shows, in order.
+#[must_use]
+pub fn present(paths: &Paths) -> Vec<String> {
+    let class = format!("{}/class/block", paths.sys);
+    let names = file::list(&class).unwrap_or_default().into_iter();
+    let mut names: Vec<String> = names.map(|(name, _)| name).collect();
+    names.retain(|name| !IGNORED.iter().any(|prefix| is_of_kind(name, prefix)));
+    iofs_source::sort_compactly(&mut names, |a, b| a < b);
+    names
+}
+
+fn is_partition(name: &str, paths: &Paths) -> bool {
+    file::exists(&format!("{}/class/block/{name}/partition", paths.sys))
 }
 
 fn describe_partition(disk: &str, entry: &Partition, paths: &Paths) -> String {

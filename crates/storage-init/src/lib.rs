@@ -14,9 +14,11 @@ extern crate std;
 
 pub mod boot;
 pub mod boot_json;
+pub mod direct;
 pub mod disks;
 pub mod firmware;
 pub mod handover;
+pub mod hunt;
 pub mod image;
 pub mod kernel_mount;
 pub mod log;

@@ -148,16 +148,20 @@ impl<'p> Loader<'p> {
         }
     }
 
-    /// Asks for the boot disk's chain, for what the last boot's disk needed
-    /// (`hint`, names of modules; nothing but the order depends on it), and for
-    /// what every image needs.
-    pub fn want_first(&mut self, hint: &[String]) {
+    /// Asks for the boot disk's chain, and for what the last boot's disk needed
+    /// (`hint`, names of modules; nothing but the order depends on it).
+    pub fn want_disks(&mut self, hint: &[String]) {
         self.want_role(Role::Disk, Urgency::Disk);
         for name in hint {
             if let Some(index) = self.index_of(name) {
                 self.schedule.want(index, Urgency::Disk);
             }
         }
+    }
+
+    /// Asks for the disks, as [`Self::want_disks`], and for what every image needs.
+    pub fn want_first(&mut self, hint: &[String]) {
+        self.want_disks(hint);
         for (index, module) in (0..=u16::MAX).zip(&self.plan.modules) {
             if module.role == Role::Image {
                 self.want_image(index);
@@ -221,6 +225,12 @@ impl<'p> Loader<'p> {
         if let Some(index) = self.index_of(name) {
             self.load(&[index], log);
         }
+    }
+
+    /// Loads what the root's file system needs and nothing else any more.
+    pub fn load_for_root(&mut self, kind: &str, log: &mut Log) {
+        self.schedule.drop_wanted();
+        self.load_named(kind, log);
     }
 
     /// Loads what the image needs and nothing else any more.

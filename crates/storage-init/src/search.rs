@@ -1,21 +1,16 @@
-//! Step 4: finding the image.
-//!
-//! What is there is looked at first; drivers are loaded for what asks for them;
-//! then uevents say when to look again. There is no polling and no sleep. Time
-//! decides only three things: when a candidate further down the list may be
-//! taken although a better one could still appear, when every storage driver is
-//! loaded on suspicion, and when to give up.
+//! Step 4: finding the image. [`crate::hunt`] says how it is waited for.
 
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use iofs_plan::{Candidate, Selector, Uuid};
-use kernel_abi::uevent::{Taken, Uevent, Uevents};
-use kernel_abi::{AsFd, clock, file};
+use kernel_abi::uevent::Uevent;
+use kernel_abi::{clock, file};
 
 use crate::disks::{Inventory, Part};
 use crate::firmware;
+use crate::hunt::Hunt;
 use crate::image::{Examiner, Found};
 use crate::log::Log;
 use crate::modules::{ALL_STUCK_AFTER_US, Loader, Turn};
@@ -29,10 +24,6 @@ use crate::undriven;
 /// How long a better candidate may still appear before the next one is taken,
 /// in microseconds: a USB disk needs up to two seconds to be enumerated.
 const GRACE_US: u64 = 3_000_000;
-
-/// When every storage driver is loaded, asked for or not, in microseconds; less
-/// if the limit is short.
-const SUSPICION_US: u64 = 5_000_000;
 
 /// How long to wait for another partition of the same kind once the one that is
 /// there has turned out not to have the image, in microseconds.
@@ -85,67 +76,6 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Finds the image.
-    ///
-    /// # Errors
-    /// If none came within the plan's limit: what was awaited, what was seen.
-    pub fn find(
-        &mut self,
-        uevents: &Uevents,
-        modules: &mut Loader<'_>,
-        log: &mut Log,
-    ) -> Result<Found, Failure> {
-        let mut coldplugged = false;
-        let mut suspected = false;
-        let mut news = true;
-        loop {
-            if core::mem::take(&mut news) {
-                if let Some(found) = self.look(modules, log) {
-                    return Ok(found);
-                }
-            }
-            // First the expected disk's own drivers, then those that the devices
-            // ask for.
-            if !coldplugged && !modules.is_busy(Urgency::Disk) {
-                coldplugged = true;
-                modules.coldplug(&self.paths.sys, log);
-            }
-            let now = clock::micros();
-            let suspicion = self.started + SUSPICION_US.min(self.limit_us / 2);
-            if !suspected && now >= suspicion {
-                suspected = true;
-                let count = modules.want_all_buses();
-                log.info(format_args!(
-                    "still no image; loading {count} further modules on suspicion"
-                ));
-            }
-            if now >= self.deadline() {
-                return Err(self.failure(modules, now));
-            }
-            let grace = self.next_grace(now);
-            let until = [Some(self.deadline()), grace]
-                .into_iter()
-                .flatten()
-                .chain((!suspected).then_some(suspicion))
-                .min()
-                .unwrap_or(now);
-            match modules.turn(Some(uevents.as_fd()), until, log) {
-                Turn::Other => {}
-                Turn::Driver => news = true,
-                // A better candidate has had its time.
-                Turn::Timeout => news = grace.is_some(),
-                Turn::Readable => match uevents.take() {
-                    Taken::Events(events) => news = self.obey(&events, modules, log),
-                    Taken::Lost => {
-                        self.inventory = Inventory::default();
-                        modules.coldplug(&self.paths.sys, log);
-                        news = true;
-                    }
-                },
-            }
-        }
-    }
-
     /// Another image in place of `found`, which could not be used because of
     /// `failure`. Only what is there now is looked at: a machine whose image is
     /// damaged is not made to wait for a disk that may not exist.
@@ -191,46 +121,6 @@ impl<'a> Search<'a> {
                 return self.look(modules, log).ok_or(failure);
             }
         }
-    }
-
-    /// Tries each candidate that may be taken now on each partition that it
-    /// means and that was not tried before.
-    fn look(&mut self, modules: &mut Loader<'_>, log: &mut Log) -> Option<Found> {
-        self.inventory.refresh(self.paths);
-        let settings = self.settings;
-        let mut better_may_come = false;
-        for candidate in settings.candidates() {
-            if better_may_come && self.is_early() {
-                return None;
-            }
-            let parts = self.inventory.matching(&candidate.partition, self.paths);
-            let Some(parts) = self.in_order(candidate, parts, modules, log) else {
-                better_may_come = true;
-                continue;
-            };
-            for part in parts {
-                if self.was_tried(candidate, &part) {
-                    continue;
-                }
-                // A table can have a thousand partitions of a type.
-                if self.is_over() && !self.misses.is_empty() {
-                    return None;
-                }
-                let examiner = Examiner {
-                    inventory: &self.inventory,
-                    trust: self.trust,
-                    paths: self.paths,
-                    kernel_mounts: &settings.plan.kernel_mounts,
-                    attempt: self.attempts,
-                };
-                match examiner.examine(candidate, &part, modules, log) {
-                    Ok(found) => return Some(found),
-                    Err(why) => self.miss(candidate, part, why, log),
-                }
-            }
-            better_may_come |= !self.is_settled(candidate);
-        }
-        None
     }
 
     /// The partitions that a candidate means, those on the disk that the firmware
@@ -302,6 +192,56 @@ impl<'a> Search<'a> {
     fn is_settled(&self, candidate: &Candidate) -> bool {
         self.misses.iter().any(|miss| miss.candidate == *candidate)
     }
+}
+
+impl Hunt for Search<'_> {
+    type Found = Found;
+
+    const WHAT: &'static str = "image";
+
+    fn span(&self) -> (u64, u64) {
+        (self.started, self.limit_us)
+    }
+
+    /// Tries each candidate that may be taken now on each partition that it
+    /// means and that was not tried before.
+    fn look(&mut self, modules: &mut Loader<'_>, log: &mut Log) -> Option<Found> {
+        self.inventory.refresh(self.paths);
+        let settings = self.settings;
+        let mut better_may_come = false;
+        for candidate in settings.candidates() {
+            if better_may_come && self.is_early() {
+                return None;
+            }
+            let parts = self.inventory.matching(&candidate.partition, self.paths);
+            let Some(parts) = self.in_order(candidate, parts, modules, log) else {
+                better_may_come = true;
+                continue;
+            };
+            for part in parts {
+                if self.was_tried(candidate, &part) {
+                    continue;
+                }
+                // A table can have a thousand partitions of a type.
+                if self.is_over() && !self.misses.is_empty() {
+                    return None;
+                }
+                let examiner = Examiner {
+                    inventory: &self.inventory,
+                    trust: self.trust,
+                    paths: self.paths,
+                    kernel_mounts: &settings.plan.kernel_mounts,
+                    attempt: self.attempts,
+                };
+                match examiner.examine(candidate, &part, modules, log) {
+                    Ok(found) => return Some(found),
+                    Err(why) => self.miss(candidate, part, why, log),
+                }
+            }
+            better_may_come |= !self.is_settled(candidate);
+        }
+        None
+    }
 
     /// When to give up. Sooner than the limit if every candidate was looked at:
     /// at once where the partition's own GUID was asked for, since no other can
@@ -329,29 +269,19 @@ impl<'a> Search<'a> {
     }
 
     /// When what comes after something better may be taken, if that is to come.
-    fn next_grace(&self, now: u64) -> Option<u64> {
+    fn next_look(&self, now: u64) -> Option<u64> {
         let grace = self.started.saturating_add(GRACE_US);
         (grace > now).then_some(grace)
     }
 
-    /// Asks for what new devices ask for and marks changed disks. Returns whether
-    /// there are disks to look at.
-    fn obey(&mut self, events: &[Uevent], modules: &mut Loader<'_>, log: &mut Log) -> bool {
-        let mut news = false;
-        for event in events {
-            if event.subsystem == "block" && event.action != "bind" {
-                news = true;
-                self.inventory.forget(&event.devpath);
-                let name = file::base_name(&event.devpath);
-                self.misses.retain(|miss| miss.part.name != name);
-            }
-        }
-        let wanted = events
-            .iter()
-            .filter(|event| event.action == "add" || event.action == "change")
-            .filter_map(|event| event.modalias.as_deref());
-        modules.want_for(wanted, log);
-        news
+    fn forget(&mut self, event: &Uevent) {
+        self.inventory.forget(&event.devpath);
+        let name = file::base_name(&event.devpath);
+        self.misses.retain(|miss| miss.part.name != name);
+    }
+
+    fn forget_all(&mut self) {
+        self.inventory = Inventory::default();
     }
 
     fn failure(&self, modules: &Loader<'_>, now: u64) -> Failure {

@@ -6,7 +6,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt::Arguments;
 
-use iofs_cmdline::{Cmdline, Overrides};
+use iofs_cmdline::{Cmdline, Mode, Overrides, RootWords};
 use iofs_plan::{Auth, BootPlan, Candidate, MAX_LEN};
 use kernel_abi::{clock, file, process};
 
@@ -46,6 +46,10 @@ pub struct Settings {
     pub prefetch: bool,
     /// Whether this boot is recorded.
     pub record: bool,
+    /// How the command line wants it to go on, if it says so.
+    pub mode: Option<Mode>,
+    /// What the command line says of the root.
+    pub root: RootWords,
     /// Whether detail is logged.
     pub debug: bool,
 }
@@ -55,7 +59,7 @@ impl Settings {
     /// a plan that can be obeyed there is a failure, too, and the settings say
     /// how to end: that much of the command line holds in any case.
     pub fn read(paths: &Paths, log: &mut Log) -> (Self, Result<(), Failure>) {
-        let overrides = read_overrides(paths, log);
+        let (overrides, root) = read_cmdline(paths, log);
         let (plan, read) = match read_plan(paths) {
             Ok(plan) => (plan, Ok(())),
             Err(failure) => {
@@ -73,6 +77,7 @@ impl Settings {
         settings.record |= is_armed(paths, clock::unix_seconds());
         // What is read ahead would be taken for wanted.
         settings.prefetch &= !settings.record;
+        settings.root = root;
         let settings = settings;
         log.debug = settings.debug;
         let result = read.and_then(|()| settings.check(overrides.image.as_deref()));
@@ -105,6 +110,8 @@ impl Settings {
             hint: overrides.hint.clone(),
             prefetch: overrides.prefetch.unwrap_or(true),
             record: overrides.record,
+            mode: overrides.mode,
+            root: RootWords::default(),
             debug: overrides.debug,
         }
     }
@@ -162,7 +169,7 @@ impl Settings {
     }
 }
 
-fn read_overrides(paths: &Paths, log: &mut Log) -> Overrides {
+fn read_cmdline(paths: &Paths, log: &mut Log) -> (Overrides, RootWords) {
     let text = match file::read(&paths.cmdline, MAX_CMDLINE) {
         Ok(text) => text,
         Err(error) => {
@@ -172,11 +179,12 @@ fn read_overrides(paths: &Paths, log: &mut Log) -> Overrides {
             Vec::new()
         }
     };
-    let (overrides, warnings) = Overrides::from_cmdline(&Cmdline::parse(&text));
+    let cmdline = Cmdline::parse(&text);
+    let (overrides, warnings) = Overrides::from_cmdline(&cmdline);
     for warning in warnings {
         log.warn(format_args!("{warning}"));
     }
-    overrides
+    (overrides, RootWords::from_cmdline(&cmdline))
 }
 
 /// The hint that systemd-stub found among the credentials on the ESP, as

@@ -17,6 +17,8 @@
 mod anatomy;
 #[path = "uml/appended.rs"]
 mod appended;
+#[path = "uml/direct.rs"]
+mod direct;
 #[path = "uml/faults.rs"]
 mod faults;
 #[path = "uml/ground.rs"]
@@ -67,6 +69,7 @@ const TESTS: &[&[Test]] = &[
     hotplug::TESTS,
     names::TESTS,
     handover::TESTS,
+    direct::TESTS,
     kernel_mounts::TESTS,
     appended::TESTS,
     faults::TESTS,

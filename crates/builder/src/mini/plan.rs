@@ -43,6 +43,7 @@ pub(crate) fn compile(
         on_corruption: request.on_corruption,
         candidates: request.candidates.clone(),
         kernel_mounts: request.kernel_mounts.clone(),
+        direct: request.direct.clone(),
         appended: request.appended.unwrap_or(match request.auth {
             Auth::None => Appended::All,
             Auth::Sealed(_) | Auth::Signed(_) => Appended::Extra,

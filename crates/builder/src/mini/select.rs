@@ -22,6 +22,9 @@ const VARIABLES: &str = "efivarfs";
 const VERITY: &str = "dm-verity";
 const HASH: &str = "sha256";
 
+/// How an alias begins that asks for features of the CPU (include/linux/cpufeature.h).
+const CPU: &str = "cpu:type:";
+
 /// Modules by request: the name as it is looked up, when it loads, and why.
 #[derive(Debug, Clone)]
 struct Root {
@@ -60,7 +63,7 @@ pub(crate) fn select<'i>(
         Modules::Host(disks) => host_drivers(index, disks, warnings)?,
         Modules::Generic => Vec::new(),
     };
-    roots.extend(image(index, request));
+    roots.extend(image(kernel, request));
     if matches!(wanted, Modules::Generic) {
         roots.extend(generic(kernel, warnings)?);
     }
@@ -79,7 +82,8 @@ pub(crate) fn select<'i>(
 }
 
 /// What finds, proves and mounts the image on a disk that is there.
-fn image(index: &Index, request: &MiniRequest) -> Vec<Root> {
+fn image(kernel: &KernelModules, request: &MiniRequest) -> Vec<Root> {
+    let index = &kernel.index;
     let root = |name: &str, role, reason: &str| Root {
         name: name.to_owned(),
         role,
@@ -89,13 +93,16 @@ fn image(index: &Index, request: &MiniRequest) -> Vec<Root> {
         .map(|name| root(name, Role::Image, "mounts the image"))
         .to_vec();
     if request.auth != Auth::None {
-        roots.extend(verity(index));
+        roots.extend(verity(kernel));
     }
     if needs_mapping(request) {
         roots.extend(MAPPING.map(|name| root(name, Role::Mapping, "makes a device of a file")));
     }
     for name in &request.kernel_mounts {
         roots.push(root(name, Role::Mapping, "reads the boot partition"));
+    }
+    for name in request.direct.iter().flat_map(|direct| &direct.kinds) {
+        roots.push(root(name, Role::Mapping, "mounts the root"));
     }
     // Of several partitions of a type, that which the firmware booted from.
     let by_type = |candidate: &Candidate| matches!(candidate.partition, Selector::TypeGuid(_));
@@ -153,9 +160,12 @@ fn weak(index: &Index, order: &[&Module]) -> Vec<Root> {
     roots
 }
 
-/// dm-verity, and a SHA-256 if the kernel has none of its own: PID 1 answers no
-/// request of the kernel's for modules.
-fn verity(index: &Index) -> Vec<Root> {
+/// dm-verity, a SHA-256 if the kernel has none of its own, and those that take the
+/// CPU's own instructions for it, which dm-verity prefers if they are there before
+/// it: PID 1 answers no request of the kernel's for modules. On a CPU without these
+/// they say ENODEV.
+fn verity(kernel: &KernelModules) -> Vec<Root> {
+    let index = &kernel.index;
     let root = |name: &str, reason: &str| Root {
         name: name.to_owned(),
         role: Role::Image,
@@ -169,6 +179,18 @@ fn verity(index: &Index) -> Vec<Root> {
         let loadable = generic.iter().find(|name| index.module(name).is_some());
         roots.extend(loadable.map(|name| root(name, "hashes for dm-verity")));
     }
+    let by_cpu: BTreeSet<&str> = kernel
+        .aliases
+        .iter()
+        .filter(|(pattern, _)| pattern.starts_with(CPU))
+        .map(|(_, module)| module.as_str())
+        .collect();
+    let faster = hashes
+        .iter()
+        .filter_map(|hash| hash.module())
+        .filter(|module| by_cpu.contains(module.name.as_str()))
+        .filter(|module| !index.is_blacklisted(&module.name));
+    roots.extend(faster.map(|module| root(&module.name, "hashes faster for dm-verity")));
     roots
 }
 

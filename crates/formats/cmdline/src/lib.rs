@@ -25,11 +25,13 @@ extern crate alloc;
 extern crate std;
 
 mod overrides;
+mod root;
 
 use alloc::borrow::Cow;
 use alloc::vec::Vec;
 
-pub use overrides::{MAX_HINTS, Overrides, Warning, hints};
+pub use overrides::{MAX_HINTS, Mode, Overrides, Warning, hints};
+pub use root::{Root, RootWords};
 
 /// One parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -39,8 +39,30 @@ pub struct Overrides {
     pub prefetch: Option<bool>,
     /// `initoverlayfs.profile=record`: note what this boot reads of its image.
     pub record: bool,
+    /// `initoverlayfs.mode=initrd|direct`. The second only where the plan has it.
+    pub mode: Option<Mode>,
     /// `initoverlayfs.debug`: log every step.
     pub debug: bool,
+}
+
+/// How a boot goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Through the image's init.
+    Initrd,
+    /// To the root file system itself.
+    Direct,
+}
+
+impl Mode {
+    /// The word for it on command lines and in records.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Initrd => "initrd",
+            Self::Direct => "direct",
+        }
+    }
 }
 
 /// A parameter that was passed over. A typo must not stop a boot, so it is
@@ -75,7 +97,7 @@ impl fmt::Display for Warning {
                 f,
                 "\"{key}\" on the kernel command line is not known and is ignored; known are \
                  initoverlayfs.image, .timeout, .on_failure, .failure_wait, \
-                 .hint, .prefetch, .profile and .debug"
+                 .hint, .prefetch, .profile, .mode and .debug"
             ),
             Self::BadValue {
                 key,
@@ -153,6 +175,12 @@ impl Overrides {
                 return Err(Refusal::BadValue("record"));
             }
             self.record = true;
+        } else if is("mode") {
+            let modes = [Mode::Initrd, Mode::Direct];
+            let mode = modes
+                .into_iter()
+                .find(|mode| param.value_str() == Some(mode.name()));
+            self.mode = Some(mode.ok_or(Refusal::BadValue("initrd or direct"))?);
         } else if is("debug") {
             self.debug = switch(param).ok_or(Refusal::BadValue("yes or no, or left out"))?;
         } else if is("auth") {

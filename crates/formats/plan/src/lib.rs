@@ -46,7 +46,7 @@ pub const MODULES_DIR: &str = "/initoverlayfs/modules";
 pub const PACKS_DIR: &str = "/initoverlayfs/packs";
 
 /// Version of the format that this crate reads and writes.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 
 /// The greatest size of an unpacked pack, in bytes.
 pub const MAX_PACK: u32 = 64 << 20;
@@ -84,6 +84,9 @@ pub struct BootPlan {
     /// that is a file on one (`xfs`, `btrfs`): code that reads what nobody has
     /// authenticated. FAT and ext4 never need it.
     pub kernel_mounts: Vec<String>,
+    /// Whether the root file system may be mounted and its init executed without
+    /// the image, which is then there for when that fails.
+    pub direct: Option<Direct>,
     /// What of that which the boot loader appended goes into the new root.
     pub appended: Appended,
     /// Modules that only some machines need, compressed by the group.
@@ -200,6 +203,19 @@ impl fmt::Display for Selector {
             Self::PartLabel(label) => write!(f, "PARTLABEL={label}"),
         }
     }
+}
+
+/// A root file system so simple that no user space is needed to reach it. Nobody
+/// authenticates it, here as in any initrd that mounts it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Direct {
+    /// The root as `root=` names one, for a command line that does not; may be
+    /// empty.
+    pub root: String,
+    /// The file systems that the kernel may mount as the root (`ext4`).
+    pub kinds: Vec<String>,
+    /// Mount options where the command line has no `rootflags=`.
+    pub flags: String,
 }
 
 /// The identity of the image that was built with the plan. It catches a stale

@@ -36,6 +36,11 @@ fn sample() -> BootPlan {
             },
         ],
         kernel_mounts: vec!["xfs".into()],
+        direct: Some(Direct {
+            root: "PARTLABEL=root".into(),
+            kinds: vec!["ext4".into(), "xfs".into()],
+            flags: "noatime".into(),
+        }),
         appended: Appended::All,
         packs: vec![
             Pack {

@@ -8,9 +8,9 @@ use iofs_source::crc32;
 use uuid::Uuid;
 
 use crate::{
-    AliasError, AliasTable, Appended, Auth, BootPlan, Candidate, Expect, MAX_CERTIFICATES, MAX_LEN,
-    MAX_PACK, MAX_PCR, Measure, Module, OnCorruption, OnFailure, Pack, Packed, Role, RootHash,
-    Selector, Signed, VERSION,
+    AliasError, AliasTable, Appended, Auth, BootPlan, Candidate, Direct, Expect, MAX_CERTIFICATES,
+    MAX_LEN, MAX_PACK, MAX_PCR, Measure, Module, OnCorruption, OnFailure, Pack, Packed, Role,
+    RootHash, Selector, Signed, VERSION,
 };
 
 const MAGIC: &[u8; 8] = b"IOFSPLAN";
@@ -113,6 +113,17 @@ pub(crate) fn encode(plan: &BootPlan) -> Result<Vec<u8>, PlanError> {
     out.list("kernel mounts", &plan.kernel_mounts, |out, name| {
         out.string("kernel mount", name)
     })?;
+    match &plan.direct {
+        None => out.u8(0),
+        Some(direct) => {
+            out.u8(1);
+            out.string("root", &direct.root)?;
+            out.list("root's file systems", &direct.kinds, |out, kind| {
+                out.string("root's file system", kind)
+            })?;
+            out.string("root's options", &direct.flags)?;
+        }
+    }
     out.u8(match plan.appended {
         Appended::Extra => 0,
         Appended::All => 1,
@@ -462,6 +473,11 @@ impl<'a> Reader<'a> {
         let on_corruption = self.choice("corruption policy", ON_CORRUPTION);
         let candidates = self.list(|input, _| input.candidate());
         let kernel_mounts = self.list(|input, _| input.string("kernel mount"));
+        let direct = self.bool("direct").then(|| Direct {
+            root: self.string("root"),
+            kinds: self.list(|input, _| input.string("root's file system")),
+            flags: self.string("root's options"),
+        });
         let appended = self.choice("appended", APPENDED);
         let packs = self.list(|input, _| input.pack());
         let modules = self.list(|input, index| input.module(index, &packs));
@@ -472,6 +488,7 @@ impl<'a> Reader<'a> {
             on_corruption,
             candidates,
             kernel_mounts,
+            direct,
             appended,
             packs,
             aliases: self.aliases(modules.len()),

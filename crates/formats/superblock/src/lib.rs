@@ -7,8 +7,8 @@
 //!
 //! Sources: fs/ext4/ext4.h, fs/xfs/libxfs/xfs_format.h, include/uapi/linux/btrfs_tree.h,
 //! fs/erofs/erofs_fs.h, the LUKS on-disk formats, lib/format_text/layout.h of LVM2,
-//! include/uapi/linux/raid/md_p.h. All read at fixed places; four small reads at most
-//! decide.
+//! include/uapi/linux/raid/md_p.h. All read at fixed places; a few small
+//! reads decide.
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -37,7 +37,9 @@ pub enum Kind {
     Luks,
     /// A physical volume of LVM2.
     Lvm,
-    /// A member of a RAID array of md, with metadata 1.1 or 1.2.
+    /// A member of a RAID array of md. With metadata 0.90 and 1.0, which lie at the
+    /// end, the file system of a mirror begins where the member does: whoever mounted
+    /// that would tear the mirror apart.
     Raid,
 }
 
@@ -84,9 +86,12 @@ struct Format {
     label: (u64, usize),
 }
 
+/// The magic of md.
+const RAID: &[u8] = &[0xfc, 0x4e, 0x2b, 0xa9];
+
 /// What covers others comes first: a LUKS header is written over the beginning of
 /// what was there.
-const FORMATS: [Format; 7] = [
+const FORMATS: [Format; 8] = [
     Format {
         kind: Kind::Luks,
         magic: b"LUKS\xba\xbe",
@@ -103,8 +108,15 @@ const FORMATS: [Format; 7] = [
     },
     Format {
         kind: Kind::Raid,
-        magic: &[0xfc, 0x4e, 0x2b, 0xa9],
+        magic: RAID,
         at: 4096,
+        uuid: None,
+        label: (0, 0),
+    },
+    Format {
+        kind: Kind::Raid,
+        magic: RAID,
+        at: 0,
         uuid: None,
         label: (0, 0),
     },
@@ -148,12 +160,24 @@ impl Superblock {
     /// What `source` has; `None` for nothing that is known here, and for what
     /// cannot be read.
     pub fn read<S: ReadAt + ?Sized>(source: &S) -> Option<Self> {
-        let format = FORMATS.iter().find(|format| {
-            let mut magic = [0; MAGIC];
-            magic.get_mut(..format.magic.len()).is_some_and(|magic| {
-                source.read_at(format.at, magic).is_ok() && *magic == *format.magic
-            })
-        })?;
+        let has = |at: u64, magic: &[u8]| {
+            let mut found = [0; MAGIC];
+            found
+                .get_mut(..magic.len())
+                .is_some_and(|found| source.read_at(at, found).is_ok() && *found == *magic)
+        };
+        let format = FORMATS.iter().find(|format| has(format.at, format.magic))?;
+        if raid_at_end(source.size())
+            .into_iter()
+            .flatten()
+            .any(|at| has(at, RAID))
+        {
+            return Some(Self {
+                kind: Kind::Raid,
+                uuid: Uuid::nil(),
+                label: String::new(),
+            });
+        }
         let mut uuid = [0; 16];
         if let Some(at) = format.uuid {
             source.read_at(at, &mut uuid).ok()?;
@@ -171,6 +195,16 @@ impl Superblock {
             label: core::str::from_utf8(label).unwrap_or_default().into(),
         })
     }
+}
+
+/// Where md's superblocks are on a member of that size, with metadata 1.0 and 0.90
+/// (drivers/md/md.c, `super_1_load`; include/uapi/linux/raid/md_p.h).
+fn raid_at_end(size: u64) -> [Option<u64>; 2] {
+    let sectors = (size / 512)
+        .checked_sub(16)
+        .map(|sector| (sector & !7) * 512);
+    let old = (size & !0xffff).checked_sub(0x1_0000);
+    [sectors, old]
 }
 
 #[cfg(test)]
@@ -277,13 +311,20 @@ mod tests {
         device[..6].copy_from_slice(b"LUKS\xba\xbe");
         assert_eq!(kind(&device), Some(Kind::Luks));
         assert!(!Kind::Luks.is_file_system() && Kind::Ext4.is_file_system());
+        // A mirror's metadata at the end, behind a file system at the beginning.
+        for at in [(1 << 17) - 8192, (1 << 17) - 65_536] {
+            let mut device = vec![0; 1 << 17];
+            device[1080..1082].copy_from_slice(&[0x53, 0xef]);
+            device[at..at + 4].copy_from_slice(RAID);
+            assert_eq!(kind(&device), Some(Kind::Raid), "{at}");
+        }
         // A magic at the end, where its names would lie behind.
         assert_eq!(Superblock::read(&b"XFSB"[..]), None);
     }
 
     proptest! {
         #[test]
-        fn nothing_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..3000), at in 0..7_usize) {
+        fn nothing_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..3000), at in 0..8_usize) {
             let mut bytes = bytes;
             let format = &FORMATS[at];
             let place = usize::try_from(format.at).unwrap();

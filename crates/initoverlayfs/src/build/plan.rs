@@ -3,16 +3,20 @@
 use std::path::{Path, PathBuf};
 
 use builder::{
-    Appended, BuiltImage, Compression, Container, Generator, GeneratorRun, HostDisks, HotFiles,
-    ImageCompression, ImageRequest, Kernel, MiniRequest, Modules, OnFailure, Profile, Source,
+    Appended, BuiltImage, Compression, Container, Direct, Generator, GeneratorRun, HostDisks,
+    HotFiles, ImageCompression, ImageRequest, Kernel, MiniRequest, Modules, OnFailure, Profile,
+    Source,
 };
+
+use clap::ValueEnum;
+use iofs_cmdline::Root;
 
 use super::trust::TrustPlan;
 use super::uki::UkiPlan;
 use super::{IMAGE, MINI, PLAIN_IMAGE, programs};
 use crate::cli::{
-    AppendedArg, BuildArgs, CompressArg, FailureArg, GeneratorArg, ImageCompressArg, ModulesArg,
-    SourceArgs,
+    AppendedArg, BuildArgs, CompressArg, FailureArg, GeneratorArg, ImageCompressArg, ModeArg,
+    ModulesArg, RootFsArg, SourceArgs,
 };
 use crate::error::{CliError, Result};
 use crate::place::PlaceArg;
@@ -90,6 +94,7 @@ impl BuildPlan {
                     .iter()
                     .map(|kind| kind.name().into())
                     .collect(),
+                direct: direct(&args)?,
                 appended: args.appended.map(|choice| match choice {
                     AppendedArg::Extra => Appended::Extra,
                     AppendedArg::All => Appended::All,
@@ -279,6 +284,62 @@ fn on_failure(arg: FailureArg) -> OnFailure {
         FailureArg::Poweroff => OnFailure::PowerOff,
         FailureArg::Halt => OnFailure::Halt,
     }
+}
+
+/// What may be booted without the image, if that was asked for.
+fn direct(args: &BuildArgs) -> Result<Option<Direct>> {
+    if args.mode == ModeArg::Initrd {
+        if args.root.is_some() || !args.root_fs.is_empty() {
+            return Err(CliError::new("--root and --root-fs are for --mode direct")
+                .hint("add --mode direct, or leave them out"));
+        }
+        return Ok(None);
+    }
+    if let Some(root) = args
+        .root
+        .as_deref()
+        .filter(|root| Root::parse(root).is_none())
+    {
+        return Err(CliError::new(format!(
+            "--root {root} names no root that is found without user space"
+        ))
+        .hint("name it by UUID=, LABEL=, PARTUUID=, PARTLABEL= or /dev/NAME"));
+    }
+    let (kind, flags) = of_fstab(&args.sysroot);
+    let kinds = match args.root_fs.as_slice() {
+        [] => vec![kind.unwrap_or(RootFsArg::Ext4)],
+        kinds => kinds.to_vec(),
+    };
+    Ok(Some(Direct {
+        root: args.root.clone().unwrap_or_default(),
+        kinds: kinds.iter().map(|kind| kind.name().to_owned()).collect(),
+        flags,
+    }))
+}
+
+/// What the sysroot's fstab(5) says of its root: the file system, if it is one that
+/// can be booted directly, and the subvolume, without which btrfs shows another
+/// tree. All other options are the booted system's to set.
+fn of_fstab(sysroot: &Path) -> (Option<RootFsArg>, String) {
+    let text = std::fs::read_to_string(sysroot.join("etc/fstab")).unwrap_or_default();
+    let root = text.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        match fields.as_slice() {
+            [device, "/", kind, options, ..] if !device.starts_with('#') => Some((*kind, *options)),
+            _ => None,
+        }
+    });
+    let Some((kind, options)) = root else {
+        return (None, String::new());
+    };
+    let kind = match kind {
+        "ext2" | "ext3" => Some(RootFsArg::Ext4),
+        kind => RootFsArg::from_str(kind, false).ok(),
+    };
+    let subvolume = options
+        .split(',')
+        .filter(|option| option.starts_with("subvol"));
+    (kind, subvolume.collect::<Vec<_>>().join(","))
 }
 
 #[cfg(test)]

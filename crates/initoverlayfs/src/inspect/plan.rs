@@ -54,6 +54,7 @@ pub(super) fn node(plan: &BootPlan, size: usize, list: bool) -> Node {
     let mut node = trust(node, plan)
         .fact("candidates", candidates.collect::<Vec<_>>())
         .fact("kernel_mounts", plan.kernel_mounts.clone())
+        .fact("mode", mode(plan))
         .fact("appended", plan.appended.name())
         .fact("inits", plan.inits.clone())
         .fact("device_timeout_ms", Fact::number(plan.device_timeout_ms))
@@ -84,6 +85,21 @@ pub(super) fn node(plan: &BootPlan, size: usize, list: bool) -> Node {
             .fact("alias_table", aliases.collect::<Vec<_>>());
     }
     node
+}
+
+/// How a boot goes on where nothing else is asked for.
+fn mode(plan: &BootPlan) -> String {
+    match &plan.direct {
+        None => "initrd".into(),
+        Some(direct) => {
+            let kinds = direct.kinds.join(", ");
+            let root = match direct.root.as_str() {
+                "" => "the root of the command line",
+                root => root,
+            };
+            format!("direct: {root} with {kinds}; the image where that fails")
+        }
+    }
 }
 
 /// Whom the plan trusts.

@@ -33,7 +33,7 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 /// Appends archives, as boot loaders do.
-fn append(boot: &mut Boot<'_>, archives: Vec<Vec<u8>>) {
+pub(crate) fn append(boot: &mut Boot<'_>, archives: Vec<Vec<u8>>) {
     boot.edit(move |mini| {
         for archive in archives {
             mini.resize(mini.len().next_multiple_of(4), 0);
@@ -42,7 +42,7 @@ fn append(boot: &mut Boot<'_>, archives: Vec<Vec<u8>>) {
     });
 }
 
-fn archive(entries: &[NewEntry<'_>]) -> Vec<u8> {
+pub(crate) fn archive(entries: &[NewEntry<'_>]) -> Vec<u8> {
     let mut writer = Writer::new(Format::Newc);
     for entry in entries {
         writer.append(entry).unwrap();

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use iofs_ext4::Ext4;
@@ -211,18 +211,27 @@ pub(crate) fn ext4_with_hole(volume: &Path, image: &Path) {
     ext4_with(volume, &torn, &[]);
 }
 
-/// XFS, the image in one piece. Its smallest volume is 300 MiB, most of it holes.
+/// XFS, the image in one piece.
 pub(crate) fn xfs(volume: &Path, image: &Path) {
+    xfs_root(volume, &[Entry::new(FILE_ON_VOLUME, image)]);
+}
+
+/// XFS with these files, as programs. Its smallest volume is 300 MiB, most of it
+/// holes.
+pub(crate) fn xfs_root(volume: &Path, entries: &[Entry]) {
     // What mkfs.xfs calls a prototype: a boot block, sizes that no longer mean
     // anything, then the tree, each folder closed by a dollar.
     let mut prototype = String::from("/dev/null\n0 0\nd--755 0 0\n");
-    let (folders, name) = FILE_ON_VOLUME.rsplit_once('/').unwrap();
-    let folders: Vec<&str> = folders.split('/').collect();
-    for folder in &folders {
-        prototype += &format!("{folder} d--755 0 0\n");
+    for entry in entries {
+        let (folders, name) = entry.to.rsplit_once('/').unwrap();
+        let folders: Vec<&str> = folders.split('/').collect();
+        for folder in &folders {
+            prototype += &format!("{folder} d--755 0 0\n");
+        }
+        prototype += &format!("{name} ---755 0 0 {}\n", entry.from.display());
+        prototype += &"$\n".repeat(folders.len());
     }
-    prototype += &format!("{name} ---644 0 0 {}\n", image.display());
-    prototype += &"$\n".repeat(folders.len() + 1);
+    prototype += "$\n";
     let path = volume.with_extension("prototype");
     fs::write(&path, prototype).unwrap();
     let file = fs::File::create(volume).unwrap();
@@ -234,15 +243,34 @@ pub(crate) fn xfs(volume: &Path, image: &Path) {
 
 /// btrfs, the image on it.
 pub(crate) fn btrfs(volume: &Path, image: &Path) {
-    let tree = volume.with_extension("tree");
-    let to = tree.join(FILE_ON_VOLUME);
-    fs::create_dir_all(to.parent().unwrap()).unwrap();
-    fs::copy(image, &to).unwrap();
+    btrfs_root(volume, &[Entry::new(FILE_ON_VOLUME, image)]);
+}
+
+/// btrfs with these files.
+pub(crate) fn btrfs_root(volume: &Path, entries: &[Entry]) {
+    let tree = tree(volume, entries);
     let file = fs::File::create(volume).unwrap();
     file.set_len(128 << 20).unwrap();
     run(Command::new("mkfs.btrfs")
         .args(["-q", "--rootdir"])
         .args([&tree, volume]));
+}
+
+/// EROFS with these files.
+pub(crate) fn erofs_root(volume: &Path, entries: &[Entry]) {
+    let tree = tree(volume, entries);
+    run(Command::new("mkfs.erofs").args([volume, &tree]));
+}
+
+/// A folder with these files, for mkfs.
+fn tree(volume: &Path, entries: &[Entry]) -> PathBuf {
+    let tree = volume.with_extension("tree");
+    for entry in entries {
+        let to = tree.join(&entry.to);
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(&entry.from, &to).unwrap();
+    }
+    tree
 }
 
 /// A volume whose image has this much of its beginning.
