@@ -27,7 +27,7 @@ use crate::ui;
 use advice::Advice;
 use chart::{Row, Style};
 use firmware::Firmware;
-use record::{Image, Load, NO_ERRNO, Record, Text};
+use record::{Image, Load, NO_ERRNO, Record, Root, Text};
 use svg::{Colour, Panel};
 use systemd::Systemd;
 use timeline::{Loading, Part, Phase};
@@ -48,7 +48,10 @@ struct Analysis {
     kernel: Text,
     product: Text,
     auth: Text,
-    image: Image,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image: Option<Image>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    root: Option<Root>,
     init: Text,
     firmware: Option<Firmware>,
     systemd: Option<Systemd>,
@@ -161,6 +164,7 @@ impl Witnesses {
 impl Analysis {
     fn new(record: Record, witnesses: &Witnesses) -> Self {
         let mut notes = Vec::new();
+        let place = record.partition().map_or_else(String::new, Text::to_string);
         let mut known = |why: &String| notes.push(why.clone());
         let firmware = witnesses.firmware.as_ref().map_err(&mut known).ok();
         let systemd = witnesses.systemd.as_ref().map_err(&mut known).ok();
@@ -170,18 +174,16 @@ impl Analysis {
         let others = sysfs.and_then(|sysfs| drivers::for_others(sysfs, &record));
         if others.is_none() {
             notes.push(format!(
-                "which modules serve {} is not known: no sysfs that has it",
-                record.image.partition
+                "which modules serve {place} is not known: no sysfs that has it"
             ));
         }
         let loading = timeline::loading(&record);
         let slow = u64::max(100_000, record.end() / 20);
         if let Some(idle) = loading.idle_us.filter(|&idle| idle >= slow) {
             notes.push(format!(
-                "for {} the image's device was awaited and no driver was loading: the disk of {} \
+                "for {} the boot's device was awaited and no driver was loading: the disk of {place} \
                  itself took as long to appear and to be read",
-                chart::time(idle),
-                record.image.partition
+                chart::time(idle)
             ));
         }
         let after: u64 = phases
@@ -209,6 +211,7 @@ impl Analysis {
             product: record.product,
             auth: record.auth,
             image: record.image,
+            root: record.root,
             init: record.init,
             firmware: firmware.cloned(),
             systemd: systemd.copied(),
@@ -223,14 +226,15 @@ impl Analysis {
 
     /// One line about what booted.
     fn title(&self) -> String {
-        let image = match &self.image.file {
-            Some(file) => format!("{file} on {}", self.image.partition),
-            None => self.image.partition.to_string(),
+        let place = match (&self.image, &self.root) {
+            (Some(image), _) => match &image.file {
+                Some(file) => format!("{file} on {} ({})", image.partition, self.auth),
+                None => format!("{} ({})", image.partition, self.auth),
+            },
+            (None, Some(root)) => format!("{} on {}, directly", root.file_system, root.partition),
+            (None, None) => "nobody knows what".into(),
         };
-        format!(
-            "{}, Linux {}, {image} ({})",
-            self.product, self.kernel, self.auth
-        )
+        format!("{}, Linux {}, {place}", self.product, self.kernel)
     }
 
     /// The whole boot: storage-init is one row.

@@ -12,6 +12,8 @@ mod analyze;
 mod boots;
 #[path = "qemu/buses.rs"]
 mod buses;
+#[path = "qemu/direct.rs"]
+mod direct;
 #[path = "qemu/ground.rs"]
 mod ground;
 #[path = "qemu/handover.rs"]
@@ -76,6 +78,7 @@ const TESTS: &[&[Test]] = &[
     ground::TESTS,
     boots::TESTS,
     analyze::TESTS,
+    direct::TESTS,
     profile::TESTS,
     buses::TESTS,
     kernels::TESTS,

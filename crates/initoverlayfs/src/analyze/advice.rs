@@ -136,7 +136,8 @@ fn packs(record: &Record) -> Option<Advice> {
 
 fn loop_device(record: &Record) -> Option<Advice> {
     let mut modules = record.modules.iter();
-    let used = record.image.file.is_some() && modules.any(|load| load.name.as_str() == "loop");
+    let file = record.image.as_ref().and_then(|image| image.file.as_ref());
+    let used = file.is_some() && modules.any(|load| load.name.as_str() == "loop");
     used.then(|| Advice {
         what: "the image is a file, which takes the module loop".into(),
         advice: "`build --image-on partition` does without, on a partition of its own".into(),

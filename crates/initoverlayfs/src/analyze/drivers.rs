@@ -15,9 +15,9 @@ use super::record::Record;
 const MAX_NAMES: usize = 65_536;
 
 /// The modules of `record` that were loaded for other devices than the disk that
-/// the image is on; `None` where sysfs does not know that disk.
+/// was booted from; `None` where sysfs does not know that disk.
 pub(super) fn for_others(sysfs: &Path, record: &Record) -> Option<BTreeSet<String>> {
-    let partition = record.image.partition.as_str().strip_prefix("/dev/")?;
+    let partition = record.partition()?.as_str().strip_prefix("/dev/")?;
     if partition.is_empty() || partition.contains(['/', '.']) {
         return None;
     }

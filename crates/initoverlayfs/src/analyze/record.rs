@@ -24,7 +24,10 @@ pub(super) struct Record {
     pub(super) kernel: Text,
     pub(super) product: Text,
     pub(super) auth: Text,
-    pub(super) image: Image,
+    /// Nothing where the boot went to the root directly.
+    pub(super) image: Option<Image>,
+    #[serde(default)]
+    pub(super) root: Option<Root>,
     pub(super) init: Text,
     pub(super) stages: Vec<Stage>,
     pub(super) modules: Vec<Load>,
@@ -39,6 +42,13 @@ pub(super) struct Image {
     pub(super) file: Option<Text>,
     pub(super) extents: u64,
     pub(super) layout: Text,
+}
+
+/// The root that was booted without the image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Root {
+    pub(super) partition: Text,
+    pub(super) file_system: Text,
 }
 
 /// A stage that was reached.
@@ -64,6 +74,14 @@ pub(super) struct Load {
     /// It had not ended when the next init was executed.
     #[serde(default)]
     pub(super) running: bool,
+}
+
+impl Record {
+    /// The partition that was booted from, if the record has one.
+    pub(super) fn partition(&self) -> Option<&Text> {
+        let image = self.image.as_ref().map(|image| &image.partition);
+        image.or(self.root.as_ref().map(|root| &root.partition))
+    }
 }
 
 /// A module that was killed, given up, or kept away by one that it needs.
@@ -146,6 +164,9 @@ impl Record {
         if record.stages.is_empty() {
             return Err("it has no stages".into());
         }
+        if record.image.is_none() && record.root.is_none() {
+            return Err("it has neither image nor root".into());
+        }
         for pair in record.stages.windows(2) {
             if let [before, after] = pair {
                 if before.us > after.us {
@@ -202,6 +223,19 @@ pub(super) mod tests {
         assert_eq!(read.modules[1].span(), None);
         assert_eq!(read.stage("start"), Some(1000));
         assert_eq!(read.stage("exec"), None);
+    }
+
+    #[test]
+    fn a_direct_boot_has_a_root_and_no_image() {
+        let text = record(START, "", "");
+        let (before, rest) = text.split_once(r#""image":"#).unwrap();
+        let (_, after) = rest.split_once("},").unwrap();
+        let root = r#""image":null,"root":{"partition":"/dev/vda2","file_system":"ext4"},"#;
+        let read = Record::parse(format!("{before}{root}{after}").as_bytes()).unwrap();
+        assert_eq!(read.partition().unwrap().as_str(), "/dev/vda2");
+        assert!(read.image.is_none());
+        let neither = format!(r#"{before}"image":null,{after}"#);
+        assert!(why(&neither).contains("neither image nor root"));
     }
 
     #[test]
