@@ -8,6 +8,7 @@ mod boot;
 mod chart;
 mod io;
 mod minimal;
+mod parts;
 mod reach;
 mod report;
 mod tune;

@@ -33,14 +33,8 @@ impl Way {
         format!("console=ttyS0 panic=-1 rw {root}{}", self.append)
     }
 
-    /// Boots to the end.
-    pub(crate) fn boot(
-        &self,
-        guest: &Guest,
-        accel: Accel,
-        icount: Option<Idle>,
-        tee: Option<Box<dyn Write + Send>>,
-    ) -> Result<Outcome, Error> {
+    /// The machine that boots so.
+    pub(crate) fn machine(&self, guest: &Guest, accel: Accel, icount: Option<Idle>) -> Machine {
         let mut machine = Machine::new(
             Arch::X86_64,
             accel,
@@ -54,13 +48,29 @@ impl Way {
         machine
             .disks
             .push(Disk::scratch(&self.disk, Bus::VirtioBlk));
-        let options = RunOptions {
-            count_memory: true,
-            tee,
-            ..RunOptions::default()
-        };
-        Vm::start(&machine, options)?.finish(LIMIT)
+        machine
     }
+
+    /// Boots to the end.
+    pub(crate) fn boot(
+        &self,
+        guest: &Guest,
+        accel: Accel,
+        icount: Option<Idle>,
+        tee: Option<Box<dyn Write + Send>>,
+    ) -> Result<Outcome, Error> {
+        run(&self.machine(guest, accel, icount), tee)
+    }
+}
+
+/// Lets `machine` run to its end and counts the memory that it touches.
+pub(crate) fn run(machine: &Machine, tee: Option<Box<dyn Write + Send>>) -> Result<Outcome, Error> {
+    let options = RunOptions {
+        count_memory: true,
+        tee,
+        ..RunOptions::default()
+    };
+    Vm::start(machine, options)?.finish(LIMIT)
 }
 
 /// When things happened, by the guest's clock, and what was read.

@@ -18,11 +18,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
-use std::thread;
 use std::time::Duration;
 
-use qemu_driver::{Accel, Error as VmError, Idle};
+use qemu_driver::{Accel, Idle};
 use vmtest::guest::{self, Guest};
 use vmtest::initramfs;
 use vmtest::mkosi::Mkosi;
@@ -30,11 +28,11 @@ use vmtest::peers::{Peer, Peers};
 use vmtest::set::{Recipe, Set};
 
 use super::chart::Chart;
+use super::parts::{self, Padding, side_by_side};
 use super::report::{Bound, Cell, Column, Report, Table};
 use super::{Ground, Options, minimal};
 use crate::boots::{Cost, Way};
-use crate::step;
-use row::{Subject, Times, Whose, failures_of_ours, last_words, notes_of_failures, row};
+use row::{Subject, Times, Whose, failures_of_ours, notes_of_failures, row};
 
 /// How the boots are measured.
 #[derive(Debug, Clone, clap::Args)]
@@ -379,12 +377,7 @@ impl<'a> Bench<'a> {
     }
 
     fn plain(&self, name: &str, initrd: PathBuf) -> Way {
-        Way {
-            name: name.to_owned(),
-            initrd,
-            append: format!("init={}", guest::MARK),
-            disk: self.guest.root_image(),
-        }
+        parts::plain(self.guest, name, initrd)
     }
 
     fn peer(&self, name: &str, peer: Peer) -> Result<Way, Box<dyn Error>> {
@@ -484,81 +477,36 @@ impl<'a> Bench<'a> {
 
     fn through(&self, name: &str, set: &Set, disk: &str) -> Result<Way, Box<dyn Error>> {
         let disk = self.folder.join(disk);
-        set.disk(&disk, self.guest, 512)?;
-        Ok(Way {
-            initrd: set.mini_initramfs(),
-            disk,
-            ..self.plain(name, PathBuf::new())
-        })
+        Ok(parts::through(self.guest, name, set, disk)?)
     }
 
     /// dracut's initramfs and, behind it, an archive with random files.
     fn pad(&self, initrd: &Path) -> Result<(), Box<dyn Error>> {
-        let files = self.folder.join("padding");
-        fs::create_dir(&files)?;
-        let mut random = fs::File::open("/dev/urandom")?;
-        let mut names = String::from("padding\n");
-        for index in 0..PADDING_MIB / 16 {
-            let name = format!("padding/{index:03}");
-            let mut file = fs::File::create(self.folder.join(&name))?;
-            io::copy(&mut io::Read::take(&mut random, 16 << 20), &mut file)?;
-            names.push_str(&name);
-            names.push('\n');
-        }
-        let archive = vmtest::command::output_with_input(
-            Command::new("cpio")
-                .args(["--create", "--format=newc", "--quiet"])
-                .current_dir(self.folder),
-            names.as_bytes(),
-        )?;
-        let mut bytes = fs::read(self.guest.dracut_initrd())?;
-        // The kernel wants an uncompressed archive to begin at a multiple of 4.
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes.extend(archive);
-        fs::write(initrd, bytes)?;
-        fs::remove_dir_all(&files)?;
+        let folder = self.folder.join("to-pad");
+        let padding = Padding::make(&folder, PADDING_MIB)?;
+        let archive = folder.join("archive");
+        padding.archive(&archive, PADDING_MIB)?;
+        parts::joined(&[&self.guest.dracut_initrd(), &archive], initrd)?;
+        fs::remove_dir_all(&folder)?;
         Ok(())
     }
 
-    /// One boot to `end`, tried again if the emulated kernel fell on its way; or why
-    /// there is none.
+    /// One boot to `end`; or why there is none.
     fn boot(
         &self,
         way: &Way,
         clock: Option<Idle>,
         (what, end): Goal,
     ) -> io::Result<Result<Cost, String>> {
-        const TRIES: u32 = 3;
-        let log = step::logs()?.join(format!("bench-boot-{}.log", slug(&way.name)));
-        let mut failure = String::new();
-        for _ in 0..TRIES {
-            match way.boot(self.guest, Accel::Tcg, clock, None) {
-                Ok(outcome) => {
-                    let cost = Cost::of(&outcome);
-                    if end(&cost).is_some() {
-                        return Ok(Ok(cost));
-                    }
-                    let lines: Vec<_> = outcome.lines.iter().map(|l| l.text.as_str()).collect();
-                    fs::write(&log, lines.join("\n"))?;
-                    let words = last_words(lines.into_iter());
-                    failure = format!("ended before {what}; {words}");
-                }
-                // One that waits for something waits for it the next time, too.
-                Err(VmError::TimedOut { limit, tail, .. }) => {
-                    fs::write(&log, &tail)?;
-                    let waited = limit.as_secs();
-                    let words = last_words(tail.lines());
-                    failure = format!("had not come to {what} after {waited} s; {words}");
-                    break;
-                }
-                Err(VmError::Died { status, .. }) => {
-                    failure = format!("did not come to {what}: the emulator ended ({status})");
-                }
-                Err(error) => return Err(io::Error::other(error)),
-            }
-        }
-        println!("{} {failure} ({})", way.name, log.display());
-        Ok(Err(failure))
+        let goal = parts::Goal {
+            family: "boot",
+            what,
+        };
+        let machine = way.machine(self.guest, Accel::Tcg, clock);
+        parts::tried(&way.name, &machine, &goal, |outcome| {
+            let cost = Cost::of(outcome);
+            end(&cost).map(|_| cost)
+        })
     }
 
     fn by_instructions(
@@ -567,24 +515,7 @@ impl<'a> Bench<'a> {
         idle: Idle,
         runs: u32,
     ) -> Result<Table, Box<dyn Error>> {
-        let todo = Mutex::new(subjects.iter_mut());
-        let work = || {
-            loop {
-                // Not a `while let`, which would hold the lock while it measures.
-                let next = todo.lock().unwrap_or_else(PoisonError::into_inner).next();
-                match next {
-                    Some(subject) => self.count(subject, idle, runs)?,
-                    None => return io::Result::Ok(()),
-                }
-            }
-        };
-        thread::scope(|scope| {
-            let workers: Vec<_> = (0..side_by_side()).map(|_| scope.spawn(work)).collect();
-            workers.into_iter().try_for_each(|worker| {
-                let ended = worker.join();
-                ended.unwrap_or_else(|_| Err(io::Error::other("a bench thread panicked")))
-            })
-        })?;
+        side_by_side(subjects, |subject| self.count(subject, idle, runs))?;
         let rows = subjects.iter().map(row).collect::<Result<_, _>>()?;
         Ok(Table {
             title: BY_INSTRUCTIONS.to_owned(),
@@ -717,19 +648,6 @@ fn rounds(runs: u32) -> u32 {
     runs.div_ceil(2)
 }
 
-/// How many boots are counted in instructions at once: what the host is busy with
-/// changes only how far their clocks jump, and the least is what counts.
-fn side_by_side() -> usize {
-    thread::available_parallelism().map_or(1, |cpus| cpus.get().min(2))
-}
-
-/// A row's name as part of a file's.
-fn slug(name: &str) -> String {
-    let words = name.split(|c: char| !c.is_ascii_alphanumeric());
-    let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
-    words.join("-")
-}
-
 fn seconds(time: Option<Duration>) -> String {
     time.map_or("-".to_owned(), |time| {
         format!("{:.3} s", time.as_secs_f64())
@@ -777,10 +695,5 @@ mod tests {
             assert!(rows.contains(&(name, Whose::Peers)), "{name}");
         }
         assert!(FAR.iter().all(|name| names.contains(name)));
-    }
-
-    #[test]
-    fn a_rows_name_is_part_of_a_files() {
-        assert_eq!(slug("dracut, squash-erofs + 1"), "dracut-squash-erofs-1");
     }
 }

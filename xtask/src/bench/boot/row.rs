@@ -134,21 +134,6 @@ pub(super) fn middle(values: &mut [f64]) -> Option<f64> {
     }
 }
 
-/// What a console ends with, for a note: the kernel's panic, behind which it prints
-/// where its registers were, or the last line that is not empty.
-pub(super) fn last_words<'a>(lines: impl DoubleEndedIterator<Item = &'a str> + Clone) -> String {
-    const SHOWN: usize = 120;
-    let mut lines = lines.map(str::trim);
-    let panic = lines.clone().rfind(|line| line.contains("Kernel panic"));
-    match panic.or_else(|| lines.rfind(|line| !line.is_empty())) {
-        None => "its console is empty".to_owned(),
-        Some(line) => {
-            let shown: String = line.chars().take(SHOWN).collect();
-            format!("its last line: `{}`", shown.replace('`', "'"))
-        }
-    }
-}
-
 /// The same boot, on to multi-user; none of a way that reaches no root.
 pub(super) fn to_multi_user(way: &Way) -> Option<Way> {
     let init = format!("init={}", guest::MARK);
@@ -293,20 +278,6 @@ mod tests {
         subject.far = false;
         assert!(subject.to_root().is_some() && subject.to_multi_user().is_none());
         assert!(subject.failure().is_none());
-    }
-
-    #[test]
-    fn a_note_has_the_last_line_that_says_something() {
-        let console = "[    1.0] Run /init\n(1 or 2 of `2`) waiting \n\n";
-        let words = |console: &str| last_words(console.lines());
-        assert_eq!(words(console), "its last line: `(1 or 2 of '2') waiting`");
-        let panic = "Kernel panic - not syncing: No init\nCPU: 0\nKernel Offset: 0x1\n";
-        assert_eq!(
-            words(panic),
-            "its last line: `Kernel panic - not syncing: No init`"
-        );
-        assert_eq!(words("\n"), "its console is empty");
-        assert!(words(&"x".repeat(500)).len() < 150);
     }
 
     #[test]
