@@ -85,12 +85,19 @@ const BOUND_MINIMAL: f64 = 1.05;
 const BOUND_DRACUT: f64 = 0.11;
 const BOUND_INITRAMFS_TOOLS: f64 = 0.16;
 
+/// The project's bounds on a direct boot: to the root's init, in seconds, and to
+/// multi-user against others.
+const BOUND_DIRECT: f64 = 3.3;
+const BOUND_DIRECT_INITRAMFS_TOOLS: f64 = 0.62;
+const BOUND_DIRECT_DRACUT: f64 = 0.53;
+
 const KERNEL: &str = "kernel alone";
 const MINIMAL: &str = "hand-made, verified partition";
 const FILE: &str = "initoverlayfs";
 const PARTITIONS: &str = "initoverlayfs, in partitions";
 const PREFETCH_OFF: &str = "initoverlayfs, in partitions, prefetch off";
 const NO_LIST: &str = "initoverlayfs, in partitions, no list";
+const DIRECT: &str = "initoverlayfs, direct";
 const INITRAMFS_TOOLS: &str = "initramfs-tools, zstd";
 const DRACUT: &str = "dracut, generic";
 
@@ -154,11 +161,12 @@ pub(super) fn run(ground: &Ground, args: &Args) -> Result<Report, Box<dyn Error>
 }
 
 /// Each row: its name, whose it is, how it is made.
-fn ways<'a>() -> [(&'static str, Whose, MakeWay<'a>); 18] {
+fn ways<'a>() -> [(&'static str, Whose, MakeWay<'a>); 19] {
     [
         (KERNEL, Whose::Ours, Bench::kernel_alone),
         (MINIMAL, Whose::Ours, Bench::minimal),
         (PARTITIONS, Whose::Ours, Bench::partitions),
+        (DIRECT, Whose::Ours, Bench::direct),
         (PREFETCH_OFF, Whose::Ours, Bench::prefetch_off),
         (NO_LIST, Whose::Ours, Bench::no_list),
         (FILE, Whose::Ours, Bench::initoverlayfs),
@@ -194,8 +202,9 @@ fn ways<'a>() -> [(&'static str, Whose, MakeWay<'a>); 18] {
 /// The rows that are measured to multi-user and by wall time too, where no others are
 /// asked for: of the rest, the way to the root's init is what differs, and all of them
 /// would take hours.
-const FAR: [&str; 9] = [
+const FAR: [&str; 10] = [
     PARTITIONS,
+    DIRECT,
     PREFETCH_OFF,
     FILE,
     "tiny-initramfs",
@@ -238,6 +247,20 @@ fn bounds(table: &Table) -> Vec<Bound> {
         if let Some(ours) = first(name) {
             let name = format!("{name}, first init");
             bounds.push(Bound::new(&name, ours, bound, "s"));
+        }
+    }
+    if let Some(ours) = figure(table, DIRECT, ROOT_LEAST) {
+        let name = format!("{DIRECT}, to the root's init");
+        bounds.push(Bound::new(&name, ours, BOUND_DIRECT, "s"));
+    }
+    let multi_user = |name| figure(table, name, MULTI_USER);
+    for (peer, bound) in [
+        (INITRAMFS_TOOLS, BOUND_DIRECT_INITRAMFS_TOOLS),
+        (DRACUT, BOUND_DIRECT_DRACUT),
+    ] {
+        if let (Some(ours), Some(theirs)) = (multi_user(DIRECT), multi_user(peer)) {
+            let name = format!("{DIRECT}, to multi-user, against {peer}");
+            bounds.push(Bound::new(&name, ours / theirs, bound, ""));
         }
     }
     bounds
@@ -324,7 +347,7 @@ fn notes(runs: u32, sleep: &str) -> Vec<String> {
          initramfs's own `/init`."
             .to_owned(),
         "Root's init: a static program that writes one line, on the ext4 root. initoverlayfs \
-         gets there through dracut's initramfs as its image. Multi-user: systemd on that root \
+         gets there through dracut's initramfs as its image, directly without it. Multi-user: systemd on that root \
          has reached it."
             .to_owned(),
         "In partitions, prefetch off: the same disk with `initoverlayfs.prefetch=off` on the \
@@ -431,6 +454,13 @@ impl<'a> Bench<'a> {
         let options = ["--image-on", "partition"];
         let set = self.set("partitions", &self.guest.dracut_initrd(), &options)?;
         self.through(name, &set, "partitions.img")
+    }
+
+    /// To the root itself; the image is there and is not opened.
+    fn direct(&self, name: &str) -> Result<Way, Box<dyn Error>> {
+        let options = ["--image-on", "partition", "--mode", "direct"];
+        let set = self.set("direct", &self.guest.dracut_initrd(), &options)?;
+        self.through(name, &set, "direct.img")
     }
 
     /// The same disk, and nothing is read ahead.
