@@ -7,10 +7,13 @@
 mod boot;
 mod chart;
 mod io;
+mod look;
+mod memory;
 mod minimal;
 mod parts;
 mod reach;
 mod report;
+mod scale;
 mod tune;
 
 use std::error::Error;
@@ -33,6 +36,12 @@ pub(crate) enum Bench {
     /// What a boot reads of its image, and how long that takes on eMMC, SD card, USB 2
     /// stick, SSDs and disk; with and without profile and reading ahead.
     Io(io::Args),
+    /// What bytes cost that nobody reads: time and memory of images and initramfs
+    /// archives from 61 MiB to 2 GiB.
+    Scale(Options),
+    /// Memory that nothing gives back, when the first init begins and at multi-user,
+    /// against Debian's own initramfs files.
+    Memory(Options),
     /// What one change at a time does to a boot: modules, options of dm-verity's, words
     /// on the kernel command line.
     Tune(Options),
@@ -110,6 +119,8 @@ const ALL: &[Family] = &[
     ("boot", boot::run_default),
     ("reach", reach::run),
     ("io", io::run_default),
+    ("scale", scale::run),
+    ("memory", memory::run),
     ("tune", tune::run),
 ];
 
@@ -120,6 +131,8 @@ pub(crate) fn run(bench: &Bench) -> Result<(), Box<dyn Error>> {
         Bench::Boot(args) => show(&boot::run(&ground, args)?, args.options.record),
         Bench::Reach(options) => show(&reach::run(&ground, options)?, options.record),
         Bench::Io(args) => show(&io::run(&ground, args)?, args.options.record),
+        Bench::Scale(options) => show(&scale::run(&ground, options)?, options.record),
+        Bench::Memory(options) => show(&memory::run(&ground, options)?, options.record),
         Bench::Tune(options) => show(&tune::run(&ground, options)?, options.record),
         Bench::All => all(&ground),
     }

@@ -109,6 +109,11 @@ fn build(plan: &BuildPlan, bars: &ui::Bars) -> Result<Built> {
         image_uuid: image.expect.uuid.to_string(),
         initrd: Artefact::of(dir, MINI)?,
         kernel: Artefact::of(dir, KERNEL)?,
+        direct: mini
+            .plan
+            .direct
+            .as_ref()
+            .map_or_else(Vec::new, |direct| direct.kinds.clone()),
         cmdline: plan.cmdline.clone(),
     };
     write_manifest(dir, &manifest)?;

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::direct;
 use crate::entry::{self, Content as EntryContent};
 use crate::error::{ErrorKind, InstallError};
 use crate::identity;
@@ -119,13 +120,17 @@ pub(crate) fn resolve(
     let mut notes = target.notes.clone();
     let running = root == Path::new("/");
     trust_notes(set, &mut notes);
+    let through_image = running && !boots_directly(system, set, &mut notes);
     if let Some(uki) = &manifest.uki {
         check_uki_cmdline(set, options)?;
         let folder = target::uki_folder(system, &root, options, &target)?;
         let job = uki_job(vfs, set, uki, target, image, &token, &folder)?;
         return Ok(Job { notes, ..job });
     }
-    let cmdline = cmdline(system, &root, running, set, options, &mut notes)?;
+    let mut cmdline = cmdline(system, &root, running, set, options, &mut notes)?;
+    if through_image {
+        cmdline = format!("{cmdline} {}", direct::THROUGH_IMAGE);
+    }
     let folder = format!("{}/{token}/{version}", target.prefix);
     let entry_id = format!("{token}-{version}");
     let title = identity::pretty_name(&root)?.unwrap_or_else(|| manifest.product.clone());
@@ -187,6 +192,25 @@ fn choose_token(
 
 fn wanted_path(place: &Place) -> &str {
     place.file.as_deref().unwrap_or("")
+}
+
+/// Whether what is known of the running machine speaks for direct boots, where the
+/// set allows them; says which way they go, and why.
+fn boots_directly(system: &System, set: &BuiltSet, notes: &mut Vec<String>) -> bool {
+    let kinds = &set.manifest.direct;
+    if kinds.is_empty() {
+        return true;
+    }
+    let assessed = direct::assess(system, kinds);
+    notes.push(match &assessed {
+        Ok(root) => format!(
+            "boots go to the root directly ({root}); the image comes up where that fails, and \
+             with {} on the kernel command line",
+            direct::THROUGH_IMAGE
+        ),
+        Err(why) => format!("boots go through the image: {why}"),
+    });
+    assessed.is_ok()
 }
 
 /// What of the boot is authenticated by nobody.

@@ -45,6 +45,7 @@
 #![forbid(unsafe_code)]
 
 mod booted;
+mod direct;
 mod entry;
 mod error;
 mod identity;

@@ -58,6 +58,10 @@ pub struct Manifest {
     /// Whether the UKI is signed for Secure Boot.
     #[serde(default)]
     pub uki_signed: bool,
+    /// The file systems that a root may have that is booted directly; none where
+    /// every boot goes through the image.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub direct: Vec<String>,
     /// Kernel arguments that the build asks for, if any; those in the UKI.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cmdline: Option<String>,

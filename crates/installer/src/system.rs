@@ -51,6 +51,8 @@ pub(crate) struct Mount {
     pub(crate) point: PathBuf,
     /// Type: `vfat`.
     pub(crate) fstype: String,
+    /// What was mounted, as its user named it: `/dev/sda2`.
+    pub(crate) source: PathBuf,
 }
 
 /// How a GPT names a partition.
@@ -195,12 +197,15 @@ fn parse_mount(line: &[u8]) -> Option<Mount> {
     let root = fields.next()?;
     let point = fields.next()?;
     // Optional fields end at a lone hyphen.
-    let fstype = fields.skip_while(|&f| f != b"-").nth(1)?;
+    let mut fields = fields.skip_while(|&f| f != b"-").skip(1);
+    let fstype = fields.next()?;
+    let source = fields.next()?;
     Some(Mount {
         device: String::from_utf8(device.to_vec()).ok()?,
         root: unescape(root),
         point: unescape(point),
         fstype: String::from_utf8(fstype.to_vec()).ok()?,
+        source: unescape(source),
     })
 }
 

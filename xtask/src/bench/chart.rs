@@ -19,7 +19,6 @@ pub(crate) enum Chart {
         bars: Vec<(String, Vec<Option<f64>>)>,
     },
     /// Lines with a mark at each point.
-    #[allow(dead_code, reason = "for the families to come")]
     Lines {
         x: String,
         y: String,
@@ -217,7 +216,7 @@ fn draw_lines(area: &Area<'_>, x: &str, y: &str, lines: &[(String, Vec<(f64, f64
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
+        .position(SeriesLabelPosition::UpperLeft)
         .background_style(WHITE.mix(0.85))
         .border_style(BLACK.mix(0.3))
         .label_font(("sans-serif", 14))

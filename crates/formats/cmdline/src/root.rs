@@ -146,10 +146,7 @@ impl RootWords {
                     true => name.starts_with(*word),
                     false => name == *word,
                 };
-                words.for_initrd = FOR_INITRD
-                    .iter()
-                    .any(|word| asks(&word))
-                    .then(|| name.into());
+                words.for_initrd = FOR_INITRD.iter().any(asks).then(|| name.into());
             }
         }
         words

@@ -346,6 +346,63 @@ fn of_fstab(sysroot: &Path) -> (Option<RootFsArg>, String) {
 mod tests {
     use super::*;
 
+    fn args(words: &[&str]) -> BuildArgs {
+        #[derive(clap::Parser)]
+        struct Program {
+            #[command(flatten)]
+            build: BuildArgs,
+        }
+        let words = ["build", "--initrd", "x", "--output", "y"]
+            .iter()
+            .chain(words);
+        <Program as clap::Parser>::try_parse_from(words)
+            .unwrap()
+            .build
+    }
+
+    #[test]
+    fn fstab_says_what_the_root_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().to_str().unwrap();
+        std::fs::create_dir(dir.path().join("etc")).unwrap();
+        let mut fstab = |text: &str| {
+            std::fs::write(dir.path().join("etc/fstab"), text).unwrap();
+            direct(&args(&["--mode", "direct", "--sysroot", root]))
+                .unwrap()
+                .unwrap()
+        };
+        let found =
+            fstab("#UUID=1 / xfs\nUUID=1 / btrfs noatime,subvol=@,ro 0 1\nUUID=2 /usr xfs x\n");
+        assert_eq!(
+            (found.kinds, &*found.flags),
+            (vec!["btrfs".to_owned()], "subvol=@")
+        );
+        assert_eq!(fstab("UUID=1 / ext3 errors=remount-ro 0 1").kinds, ["ext4"]);
+        // Nothing that could be booted directly: the default, and the image.
+        assert_eq!(fstab("pool / zfs defaults 0 0").kinds, ["ext4"]);
+        assert_eq!(fstab("").flags, "");
+    }
+
+    #[test]
+    fn a_direct_boot_has_to_be_asked_for() {
+        assert_eq!(direct(&args(&[])).unwrap(), None);
+        assert!(direct(&args(&["--root-fs", "xfs"])).is_err());
+        assert!(direct(&args(&["--mode", "direct", "--root", "/dev/mapper/x"])).is_err());
+        let words = [
+            "--mode",
+            "direct",
+            "--root",
+            "LABEL=x",
+            "--root-fs",
+            "xfs,erofs",
+        ];
+        let chosen = direct(&args(&words)).unwrap().unwrap();
+        assert_eq!(
+            (&*chosen.root, chosen.kinds),
+            ("LABEL=x", vec!["xfs".into(), "erofs".into()])
+        );
+    }
+
     #[test]
     fn image_paths() {
         check_image_path("/debian-13/6.12.1+deb13/image.erofs").unwrap();

@@ -31,6 +31,7 @@ fn set(dir: &Path) {
         image_uuid: "00000000-0000-0000-0000-000000000000".into(),
         initrd: Artefact::of(dir, "mini-initramfs.img").unwrap(),
         kernel: Artefact::of(dir, "vmlinuz").unwrap(),
+        direct: Vec::new(),
         cmdline: Some("root=LABEL=x quiet".into()),
     };
     fs::write(dir.join(NAME), serde_json::to_vec(&manifest).unwrap()).unwrap();

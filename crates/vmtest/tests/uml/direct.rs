@@ -72,7 +72,7 @@ fn allowing<'g>(ground: &'g Ground, kind: &str) -> Boot<'g> {
 /// Adds the disk, with the image's ESP and the root.
 fn with_root(boot: &mut Boot<'_>, root: &Path) {
     let volume = boot.path("esp");
-    volumes::fat32(&volume, &boot.image().to_owned());
+    volumes::fat32(&volume, boot.image());
     boot.disk(&[
         Partition::esp(FIRST, &volume).unwrap(),
         Partition::root(SECOND, root).unwrap(),
