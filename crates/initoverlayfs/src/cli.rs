@@ -180,7 +180,7 @@ pub struct BuildArgs {
     /// Which root is booted with `--mode direct` if the command line names none, as after
     /// `root=`
     #[arg(long, value_name = "ROOT")]
-    pub root: Option<String>,
+    pub direct_root: Option<String>,
 
     /// What of the initramfs archives that the boot loader appends goes into the
     /// image's root [default: extra; all with --auth none]

@@ -113,7 +113,7 @@ fn every_key_is_obeyed() {
     let (got, warnings) = overrides(
         "quiet initoverlayfs.image=esp initoverlayfs.timeout=30 initoverlayfs.on-failure=halt \
          initoverlayfs.failure_wait=0 initoverlayfs.hint=sd-mod,ahci initoverlayfs.prefetch=off \
-         initoverlayfs.profile=record initoverlayfs.debug",
+         initoverlayfs.profile=record initoverlayfs.mode=direct initoverlayfs.debug",
     );
     assert_eq!(warnings, Vec::<String>::new());
     assert_eq!(
@@ -126,6 +126,7 @@ fn every_key_is_obeyed() {
             hint: vec!["sd_mod".into(), "ahci".into()],
             prefetch: Some(false),
             record: true,
+            mode: Some(Mode::Direct),
             debug: true,
         }
     );
@@ -171,6 +172,7 @@ fn what_is_not_allowed_is_named_and_changes_nothing() {
             "a,b",
             "16 at most",
         ),
+        ("mode=stay", "\"stay\"", "initrd or direct"),
         ("debug=maybe", "\"maybe\"", "yes or no"),
         ("tiemout=5", "initoverlayfs.tiemout", "not known"),
         ("=5", "initoverlayfs.", "not known"),

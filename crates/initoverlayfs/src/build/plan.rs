@@ -289,19 +289,21 @@ fn on_failure(arg: FailureArg) -> OnFailure {
 /// What may be booted without the image, if that was asked for.
 fn direct(args: &BuildArgs) -> Result<Option<Direct>> {
     if args.mode == ModeArg::Initrd {
-        if args.root.is_some() || !args.root_fs.is_empty() {
-            return Err(CliError::new("--root and --root-fs are for --mode direct")
-                .hint("add --mode direct, or leave them out"));
+        if args.direct_root.is_some() || !args.root_fs.is_empty() {
+            return Err(
+                CliError::new("--direct-root and --root-fs are for --mode direct")
+                    .hint("add --mode direct, or leave them out"),
+            );
         }
         return Ok(None);
     }
     if let Some(root) = args
-        .root
+        .direct_root
         .as_deref()
         .filter(|root| Root::parse(root).is_none())
     {
         return Err(CliError::new(format!(
-            "--root {root} names no root that is found without user space"
+            "--direct-root {root} names no root that is found without user space"
         ))
         .hint("name it by UUID=, LABEL=, PARTUUID=, PARTLABEL= or /dev/NAME"));
     }
@@ -311,7 +313,7 @@ fn direct(args: &BuildArgs) -> Result<Option<Direct>> {
         kinds => kinds.to_vec(),
     };
     Ok(Some(Direct {
-        root: args.root.clone().unwrap_or_default(),
+        root: args.direct_root.clone().unwrap_or_default(),
         kinds: kinds.iter().map(|kind| kind.name().to_owned()).collect(),
         flags,
     }))
@@ -365,7 +367,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().to_str().unwrap();
         std::fs::create_dir(dir.path().join("etc")).unwrap();
-        let mut fstab = |text: &str| {
+        let fstab = |text: &str| {
             std::fs::write(dir.path().join("etc/fstab"), text).unwrap();
             direct(&args(&["--mode", "direct", "--sysroot", root]))
                 .unwrap()
@@ -387,11 +389,19 @@ mod tests {
     fn a_direct_boot_has_to_be_asked_for() {
         assert_eq!(direct(&args(&[])).unwrap(), None);
         assert!(direct(&args(&["--root-fs", "xfs"])).is_err());
-        assert!(direct(&args(&["--mode", "direct", "--root", "/dev/mapper/x"])).is_err());
+        assert!(
+            direct(&args(&[
+                "--mode",
+                "direct",
+                "--direct-root",
+                "/dev/mapper/x"
+            ]))
+            .is_err()
+        );
         let words = [
             "--mode",
             "direct",
-            "--root",
+            "--direct-root",
             "LABEL=x",
             "--root-fs",
             "xfs,erofs",

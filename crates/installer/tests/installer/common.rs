@@ -53,6 +53,7 @@ impl Fixture {
             image_uuid: "00000000-0000-0000-0000-000000000000".into(),
             initrd: Artefact::of(&out, "mini-initramfs.img").unwrap(),
             kernel: Artefact::of(&out, "vmlinuz").unwrap(),
+            direct: Vec::new(),
             cmdline: None,
         };
         let text = serde_json::to_vec_pretty(&manifest).unwrap();
