@@ -2,7 +2,7 @@
 //! archives, module metadata.
 
 use iofs_bls::{Entry, EntryName, compare_entries, compare_versions};
-use iofs_cmdline::{Cmdline, Overrides};
+use iofs_cmdline::{Cmdline, Overrides, Root, RootWords};
 use iofs_cpio::{Reader, SegmentKind, next_segment, resolve_links};
 use iofs_kmod::{ConfigFile, Index, ModInfo, Texts, dep_index, rewrite_dep};
 use iofs_plan::{Absent, Auth, BootPlan, MAX_CERTIFICATES, MAX_PCR, glob_match};
@@ -85,7 +85,8 @@ pub fn absent(data: &[u8]) {
 /// Invariants:
 /// * no panic;
 /// * no parameter is made up: names and values are no longer than the input,
-///   hold no NUL, and the last parameter of a name is the one that is found.
+///   hold no NUL, and the last parameter of a name is the one that is found;
+/// * a root is written as it is read, and nothing is waited for without an end.
 pub fn cmdline(data: &[u8]) {
     let cmdline = Cmdline::parse(data);
     let mut total = 0;
@@ -108,6 +109,11 @@ pub fn cmdline(data: &[u8]) {
     let (_, warnings) = Overrides::from_cmdline(&cmdline);
     for warning in warnings {
         drop(warning.to_string());
+    }
+    let words = RootWords::from_cmdline(&cmdline);
+    assert!(words.wait_ms.is_none_or(|wait| wait <= 600_000));
+    if let Some(root) = words.root.as_deref().and_then(Root::parse) {
+        assert_eq!(Root::parse(&root.to_string()), Some(root));
     }
 }
 

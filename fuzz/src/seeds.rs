@@ -45,6 +45,9 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "cmdline" => vec![
             b"root=LABEL=\"a b\" quiet initoverlayfs.image=esp -- x=\"y z\"".to_vec(),
             b"initoverlayfs.timeout=5 initoverlayfs.on_failure=halt initoverlayfs.debug".to_vec(),
+            b"root=PARTUUID=0f8e9f3c-7b1d-4c5a-9e2f-1a2b3c4d5e6f ro rootwait rootdelay=5 \
+              rootfstype=ext4,xfs rootflags=subvol=@ init=/sbin/init resume=UUID=1"
+                .to_vec(),
         ],
         "cpio" => vec![cpio(Format::Newc), cpio(Format::Crc)],
         "bls" => vec![

@@ -6,6 +6,7 @@ use alloc::format;
 use freestanding::Start;
 use kernel_abi::uevent::Uevents;
 
+use crate::direct::Ended;
 use crate::image::Found;
 use crate::log::Log;
 use crate::modules::Loader;
@@ -59,7 +60,8 @@ pub fn run(
             log,
         ) {
             Ok(never) => match never {},
-            Err(failure) => direct::explain(&failure, log),
+            Err(Ended::Before(failure)) => direct::explain(&failure, log),
+            Err(Ended::After(failure)) => return Err(failure),
         }
     }
     modules.want_first(&settings.hint);

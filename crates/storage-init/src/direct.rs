@@ -196,11 +196,25 @@ fn split(options: &str) -> (Flags, String) {
     (flags, join(&mut rest.into_iter(), ","))
 }
 
-/// Boots. Returns only if that failed, with nothing mounted and nothing moved, or
-/// when there is no way back.
+/// Why a direct boot ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// Nothing is mounted and nothing was moved: the image can come up.
+    Before(Failure),
+    /// There is no way back to the image.
+    After(Failure),
+}
+
+impl From<Failure> for Ended {
+    fn from(failure: Failure) -> Self {
+        Self::Before(failure)
+    }
+}
+
+/// Boots. Returns only if that failed.
 ///
 /// # Errors
-/// What was missing.
+/// What was missing, and whether the image can come up.
 pub fn boot(
     start: &Start,
     wanted: &Wanted,
@@ -209,7 +223,7 @@ pub fn boot(
     uevents: &Uevents,
     modules: &mut Loader<'_>,
     log: &mut Log,
-) -> Result<Infallible, Failure> {
+) -> Result<Infallible, Ended> {
     modules.want_disks(&settings.hint);
     // The first is the usual one; others are loaded when they turn out to be it.
     if let Some(kind) = wanted.kinds.first() {
@@ -240,11 +254,16 @@ pub fn boot(
     };
     keep_appended(log);
     log.stage("handover", &format!("next is {init} in the root"));
-    handover::enter(&mounted, log)?;
+    let after = |failure: Failure| {
+        Ended::After(failure.advise(
+            "boot with initoverlayfs.mode=initrd on the kernel command line: the image's tools \
+             can mend the root",
+        ))
+    };
+    handover::enter(&mounted, log).map_err(after)?;
     log.stage("exec", &init);
     boot_json::write_direct(log, settings, &found, modules, &init);
-    Err(handover::exec(&init, start)
-        .advise("boot with initoverlayfs.mode=initrd on the kernel command line: the image's tools can mend the root"))
+    Err(after(handover::exec(&init, start)))
 }
 
 /// Says why the image comes up, where those who mend the root will look.

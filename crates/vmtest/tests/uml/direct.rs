@@ -38,6 +38,10 @@ pub(crate) const TESTS: &[Test] = &[
         no_subvolume,
     ),
     Test::new("direct_is_left_for_words_that_want_an_initrd", words),
+    Test::new(
+        "direct_to_an_init_that_does_not_start_is_reported",
+        no_way_back,
+    ),
     Test::new("direct_needs_the_plan", not_allowed),
 ];
 
@@ -307,6 +311,15 @@ fn words(ground: &Ground) -> Result<(), Failed> {
         boot.words(&format!("root=UUID={UUID} {words} {LOOK}"));
         is_image(&boot.succeeds(), reason);
     }
+    Ok(())
+}
+
+fn no_way_back(ground: &Ground) -> Result<(), Failed> {
+    let mut boot = on_ext4(ground);
+    // Something is there, and it is no program.
+    boot.words(&format!("root=UUID={UUID} init=/run/.keep"));
+    let seen = boot.fails("executing /run/.keep", &["initoverlayfs.mode=initrd"]);
+    seen.rejects("[stage image]");
     Ok(())
 }
 
