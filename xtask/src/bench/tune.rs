@@ -52,7 +52,7 @@ const BASE: Variant = Variant {
     unsigned: false,
 };
 
-const VARIANTS: [Variant; 8] = [
+const VARIANTS: [Variant; 9] = [
     BASE,
     Variant {
         name: "nothing read ahead",
@@ -77,6 +77,11 @@ const VARIANTS: [Variant; 8] = [
     Variant {
         name: "dm_verity.prefetch_cluster=1048576",
         words: "dm_verity.prefetch_cluster=1048576",
+        ..BASE
+    },
+    Variant {
+        name: "recorded",
+        words: "initoverlayfs.profile=record",
         ..BASE
     },
     Variant {
@@ -329,6 +334,9 @@ fn notes(runs: u32) -> Vec<String> {
          it. In this row the module with the CPU's own instructions is not (an empty file in its \
          place, which the kernel refuses). udev loads it later anyway. The emulator counts a \
          vector instruction as one; it has none of the SHA instructions."
+            .to_owned(),
+        "Recorded: the boot notes what it reads of its image, page by page and without \
+         read-ahead, for `profile collect`; that is one boot, when it was asked for."
             .to_owned(),
         "Order and parallelism of the module loads: `bench boot` has the same modules loaded one \
          after the other by a hand-made init. dm-verity has no work queue to turn off, as dm-crypt \
