@@ -336,9 +336,16 @@ fn tables(subjects: &[Subject], slopes: &[Slope]) -> Vec<Table> {
             Column::new("touched to the root", "MiB", 1),
         ]
     };
+    // The disk of archives has only the root, which their boots do not come to.
+    const OF_ARCHIVES: usize = 5;
     let rows = |image: bool| {
         let rows = subjects.iter().filter(|s| (s.form == Form::Image) == image);
-        rows.map(Subject::row).collect()
+        let mut rows: Vec<Row> = rows.map(Subject::row).collect();
+        if !image {
+            rows.iter_mut()
+                .for_each(|row| row.cells.truncate(OF_ARCHIVES));
+        }
+        rows
     };
     let per_mib = slopes.iter().map(|(form, time, memory)| {
         let cells = vec![(*time).into(), (*memory).into()];
@@ -352,8 +359,7 @@ fn tables(subjects: &[Subject], slopes: &[Slope]) -> Vec<Table> {
         },
         Table {
             title: "in an initramfs".to_owned(),
-            // The disk has only the root, which these boots do not come to.
-            columns: columns("initrd").into_iter().take(5).collect(),
+            columns: columns("initrd").into_iter().take(OF_ARCHIVES).collect(),
             rows: rows(false),
         },
         Table {
