@@ -216,7 +216,7 @@ impl Sample {
 
 /// How pinned memory is found, for a report's notes.
 pub(super) const METHOD: &str = "Pinned: from /proc/meminfo after `echo 3 \
-    >/proc/sys/vm/drop_caches`, 3 s after the moment in question: MemTotal - MemFree - \
+    >/proc/sys/vm/drop_caches`, 30 s after the moment in question: MemTotal - MemFree - \
     Active(file) - Inactive(file), and less the free pages that the CPU keeps for itself (`count` \
     in /proc/zoneinfo), which MemFree leaves out. So it has the kernel, its modules and slabs, programs, the \
     pages of ramfs and tmpfs (Unevictable + Shmem, in a column of their own), but no page cache of \

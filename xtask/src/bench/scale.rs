@@ -289,7 +289,7 @@ fn measure(guest: &Guest, subject: &mut Subject, runs: u32) -> io::Result<()> {
 
 /// The slope of the line that is nearest to the points (least squares), if they have
 /// one.
-fn slope(points: &[(f64, f64)]) -> Option<f64> {
+pub(super) fn slope(points: &[(f64, f64)]) -> Option<f64> {
     let count = points.len() as f64;
     let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / count;
     let (x, y) = (mean(|point| point.0), mean(|point| point.1));
@@ -309,8 +309,10 @@ fn line(
         .collect()
 }
 
-/// What a MiB costs in each form: milliseconds, and MiB of memory.
-fn slopes(subjects: &[Subject]) -> Vec<(Form, Option<f64>, Option<f64>)> {
+/// What a MiB costs in a form: milliseconds, and MiB of memory.
+type Slope = (Form, Option<f64>, Option<f64>);
+
+fn slopes(subjects: &[Subject]) -> Vec<Slope> {
     let mut forms = vec![Form::Image];
     forms.extend(ARCHIVES);
     let row = |form| {
@@ -321,21 +323,7 @@ fn slopes(subjects: &[Subject]) -> Vec<(Form, Option<f64>, Option<f64>)> {
     forms.into_iter().map(row).collect()
 }
 
-fn report(
-    ground: &Ground,
-    options: &Options,
-    runs: u32,
-    subjects: &[Subject],
-) -> Result<Report, Box<dyn Error>> {
-    let slopes = slopes(subjects);
-    let bound = slopes.iter().find_map(|(form, time, _)| match form {
-        Form::Image => *time,
-        _ => None,
-    });
-    let rows = |image: bool| {
-        let rows = subjects.iter().filter(|s| (s.form == Form::Image) == image);
-        rows.map(Subject::row).collect()
-    };
+fn tables(subjects: &[Subject], slopes: &[Slope]) -> Vec<Table> {
     let columns = |size: &str| {
         vec![
             Column::new(size, "MiB", 1),
@@ -348,10 +336,54 @@ fn report(
             Column::new("touched to the root", "MiB", 1),
         ]
     };
+    // The disk of archives has only the root, which their boots do not come to.
+    const OF_ARCHIVES: usize = 5;
+    let rows = |image: bool| {
+        let rows = subjects.iter().filter(|s| (s.form == Form::Image) == image);
+        let mut rows: Vec<Row> = rows.map(Subject::row).collect();
+        if !image {
+            rows.iter_mut()
+                .for_each(|row| row.cells.truncate(OF_ARCHIVES));
+        }
+        rows
+    };
     let per_mib = slopes.iter().map(|(form, time, memory)| {
         let cells = vec![(*time).into(), (*memory).into()];
         Row::new(form.name(), cells)
     });
+    vec![
+        Table {
+            title: "in an image, on verified partitions".to_owned(),
+            columns: columns("image"),
+            rows: rows(true),
+        },
+        Table {
+            title: "in an initramfs".to_owned(),
+            columns: columns("initrd").into_iter().take(OF_ARCHIVES).collect(),
+            rows: rows(false),
+        },
+        Table {
+            title: "for each MiB".to_owned(),
+            columns: vec![
+                Column::new("time", "ms", 3),
+                Column::new("pinned", "MiB", 3),
+            ],
+            rows: per_mib.collect(),
+        },
+    ]
+}
+
+fn report(
+    ground: &Ground,
+    options: &Options,
+    runs: u32,
+    subjects: &[Subject],
+) -> Result<Report, Box<dyn Error>> {
+    let slopes = slopes(subjects);
+    let image = slopes.iter().find(|(form, ..)| *form == Form::Image);
+    let bound = image
+        .and_then(|(_, time, _)| *time)
+        .map(|time| Bound::new("time for each MiB of image", time, BOUND, "ms"));
     let chart = |y: &str, figure: fn(&Subject) -> Option<f64>| Chart::Lines {
         x: "added, that nobody reads, MiB".to_owned(),
         y: y.to_owned(),
@@ -373,30 +405,8 @@ fn report(
         command: options.command("scale", runs, ""),
         notes,
         versions,
-        tables: vec![
-            Table {
-                title: "in an image, on verified partitions".to_owned(),
-                columns: columns("image"),
-                rows: rows(true),
-            },
-            Table {
-                title: "in an initramfs".to_owned(),
-                columns: columns("initrd").into_iter().take(5).collect(),
-                rows: rows(false),
-            },
-            Table {
-                title: "for each MiB".to_owned(),
-                columns: vec![
-                    Column::new("time", "ms", 3),
-                    Column::new("pinned", "MiB", 3),
-                ],
-                rows: per_mib.collect(),
-            },
-        ],
-        bounds: bound
-            .map(|time| Bound::new("time for each MiB of image", time, BOUND, "ms"))
-            .into_iter()
-            .collect(),
+        tables: tables(subjects, &slopes),
+        bounds: bound.into_iter().collect(),
         charts: vec![
             chart("first init, s", Subject::first),
             chart("pinned at the first init, MiB", Subject::pinned),
@@ -449,6 +459,50 @@ mod tests {
         assert_eq!(slope(&[]), None);
         assert_eq!(slope(&[(1.0, 2.0)]), None);
         assert_eq!(slope(&[(1.0, 2.0), (1.0, 3.0)]), None);
+    }
+
+    #[test]
+    fn each_form_has_its_slope() {
+        let subject = |form, added: u64, first: f64, pinned: u64| {
+            let looked = look::Looked::example(pinned, 0);
+            let sample = |first| Sample {
+                first,
+                looked,
+                read: 0,
+                touched: 0,
+            };
+            Subject {
+                form,
+                added,
+                size: added as f64,
+                way: Way {
+                    name: String::new(),
+                    initrd: PathBuf::new(),
+                    append: String::new(),
+                    disk: PathBuf::new(),
+                },
+                // The least counts.
+                samples: vec![sample(first + 1.0), sample(first)],
+                whole: None,
+                failure: None,
+            }
+        };
+        let subjects = [
+            subject(Form::Alone, 0, 3.0, 90),
+            subject(Form::Zstd, 1000, 8.0, 1090),
+            subject(Form::Image, 0, 2.5, 20),
+            subject(Form::Image, 1000, 2.5, 20),
+        ];
+        assert_eq!(
+            slopes(&subjects),
+            [
+                (Form::Image, Some(0.0), Some(0.0)),
+                (Form::Zstd, Some(5.0), Some(1.0)),
+                // One point makes no line.
+                (Form::Lz4, None, None),
+                (Form::Plain, None, None),
+            ]
+        );
     }
 
     #[test]
