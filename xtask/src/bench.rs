@@ -6,6 +6,8 @@
 
 mod boot;
 mod chart;
+mod effort;
+mod firmware;
 mod io;
 mod look;
 mod memory;
@@ -14,6 +16,7 @@ mod parts;
 mod reach;
 mod report;
 mod scale;
+mod size;
 mod tune;
 
 use std::error::Error;
@@ -42,6 +45,12 @@ pub(crate) enum Bench {
     /// Memory that nothing gives back, when the first init begins and at multi-user,
     /// against Debian's own initramfs files.
     Memory(Options),
+    /// What a UKI costs before the kernel: reading, hashing and measuring it, by size.
+    Firmware(Options),
+    /// How large everything is that is made, against other generators' files.
+    Size(Options),
+    /// What making it costs, against mkfs.erofs alone, dracut and mkinitramfs.
+    Build(Options),
     /// What one change at a time does to a boot: modules, options of dm-verity's, words
     /// on the kernel command line.
     Tune(Options),
@@ -121,6 +130,9 @@ const ALL: &[Family] = &[
     ("io", io::run_default),
     ("scale", scale::run),
     ("memory", memory::run),
+    ("firmware", firmware::run),
+    ("size", size::run),
+    ("build", effort::run),
     ("tune", tune::run),
 ];
 
@@ -133,6 +145,9 @@ pub(crate) fn run(bench: &Bench) -> Result<(), Box<dyn Error>> {
         Bench::Io(args) => show(&io::run(&ground, args)?, args.options.record),
         Bench::Scale(options) => show(&scale::run(&ground, options)?, options.record),
         Bench::Memory(options) => show(&memory::run(&ground, options)?, options.record),
+        Bench::Firmware(options) => show(&firmware::run(&ground, options)?, options.record),
+        Bench::Size(options) => show(&size::run(&ground, options)?, options.record),
+        Bench::Build(options) => show(&effort::run(&ground, options)?, options.record),
         Bench::Tune(options) => show(&tune::run(&ground, options)?, options.record),
         Bench::All => all(&ground),
     }

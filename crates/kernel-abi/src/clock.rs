@@ -21,6 +21,13 @@ pub fn unix_seconds() -> u64 {
     read(CLOCK_REALTIME) / 1_000_000
 }
 
+/// The processor's counter, which runs since the machine's reset: firmware's time is in
+/// it. Its frequency is the machine's.
+#[must_use]
+pub fn ticks() -> u64 {
+    crate::arch::ticks()
+}
+
 #[allow(unsafe_code, reason = "rustix reads clocks through the vDSO only")]
 fn read(clock: u32) -> u64 {
     let mut now = __kernel_timespec {
@@ -59,6 +66,14 @@ pub(crate) fn timespec(micros: u64) -> Timespec {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn the_counter_runs() {
+        let before = super::ticks();
+        let start = super::micros();
+        while super::micros() < start + 1000 {}
+        assert!(super::ticks() > before);
+    }
+
     #[test]
     fn the_time_of_day_is_the_systems() {
         let system = std::time::SystemTime::now()

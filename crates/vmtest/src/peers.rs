@@ -68,7 +68,8 @@ impl Peer {
 
     /// The shell command that makes it, with `$1` as output and `$2` as kernel
     /// release.
-    fn script(self) -> String {
+    #[must_use]
+    pub fn script(self) -> String {
         let dracut = |options: &str| format!("dracut --force {options} --kver \"$2\" \"$1\"");
         match self {
             Self::InitramfsToolsLz4 => "mkinitramfs -c lz4 -o \"$1\" \"$2\"".to_owned(),

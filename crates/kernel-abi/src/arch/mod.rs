@@ -7,4 +7,4 @@ mod imp;
 #[path = "x86_64.rs"]
 mod imp;
 
-pub(crate) use imp::syscall5;
+pub(crate) use imp::{syscall5, ticks};

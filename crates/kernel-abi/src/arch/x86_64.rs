@@ -30,3 +30,11 @@ pub(crate) unsafe fn syscall5(number: u32, args: [usize; 5]) -> isize {
     }
     result
 }
+
+/// The time-stamp counter.
+#[allow(unsafe_code, reason = "the instruction is an intrinsic")]
+pub(crate) fn ticks() -> u64 {
+    // SAFETY: every x86-64 processor has rdtsc, and the kernel lets programs use it
+    // unless they asked to be kept from it (prctl PR_SET_TSC).
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
