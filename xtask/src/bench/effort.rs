@@ -401,7 +401,7 @@ fn report(
         name: "build".to_owned(),
         title: "What making an image costs".to_owned(),
         command: options.command("build", runs, ""),
-        notes: notes(runs, processors),
+        notes: notes(runs, processors, load()?),
         versions,
         tables,
         bounds: bounds(jobs, steps),
@@ -413,8 +413,20 @@ fn report(
     })
 }
 
-fn notes(runs: u32, processors: usize) -> Vec<String> {
+/// How many processes wanted a processor in the last five minutes, on average.
+fn load() -> Result<f64, Box<dyn Error>> {
+    let text = fs::read_to_string("/proc/loadavg")?;
+    let load = text.split_ascii_whitespace().nth(1);
+    Ok(load.ok_or("/proc/loadavg is empty")?.parse()?)
+}
+
+fn notes(runs: u32, processors: usize, load: f64) -> Vec<String> {
     vec![
+        format!(
+            "The host's load average was {load:.1} at the end, the bench's own work included: what \
+             is above the number of processors makes wall times longer, and most so those of steps \
+             that use every processor."
+        ),
         format!(
             "{runs} rounds, in each of which everything is made once, one after the other, with \
              {processors} processors; medians. Ratios are of the same round, then the median. \

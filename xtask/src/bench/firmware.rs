@@ -433,11 +433,10 @@ fn notes(runs: u32) -> Vec<String> {
          Firmware reads with drivers of its own, without interrupts and queues, often 20 to \
          100 MB/s: the last two columns are bytes divided by that and come on top."
             .to_owned(),
-        "Secure Boot: OVMF hashes what it loads, the kernel again. TPM: swtpm with its default \
-         banks, of which OVMF hashes each (SHA-1, SHA-256, SHA-384, SHA-512); the UKI is measured \
-         when it is loaded, its sections by systemd-stub, the initrd again by the kernel's stub. \
-         OVMF's hashes are portable C; a processor at 3 GHz does two or three of its \
-         instructions in a nanosecond, firmware with SHA instructions or one bank needs fewer."
+        "Secure Boot: firmware with test keys, the UKI signed with one of them. TPM: swtpm with the \
+         banks that it begins with, no Secure Boot. Which part is hashed how often was not traced; \
+         the slopes are of all that is done. A real processor does more than one instruction in \
+         a nanosecond, and firmware with SHA instructions or fewer banks needs fewer."
             .to_owned(),
         "Kernel and N MiB: nothing but that program and random bytes, uncompressed, as initrd. \
          For each MiB: the slope of the line nearest to these points (least squares)."
