@@ -169,9 +169,10 @@ const LUKS_LVM_RAID_DEGRADED: Case = Case {
     stage: Stage::Dracut,
     stack: Stack::LuksLvmRaid,
     degraded: true,
-    // dracut starts an array that is not whole after two thirds of this wait.
+    // dracut starts an array that is not whole after two thirds of its wait, which it
+    // counts in rounds: on busy processors systemd's 90 s for the device were over first.
     words: "root=/dev/mapper/root rd.luks.name={luks}=root rd.lvm.lv=vg0/root \
-            rd.md.uuid={array} rd.retry=40",
+            rd.md.uuid={array} rd.retry=40 systemd.default_device_timeout_sec=300",
     prompt: Some(PROMPT),
     mounts: &["/dev/mapper/root ext4"],
     below: &["crypt", "lvm", "raid1"],
