@@ -7,7 +7,7 @@ use core::ptr;
 
 use linux_raw_sys::general::{__NR_clone, __NR_execve, __NR_exit_group, SIGCHLD};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fd::{BorrowedFd, IntoRawFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, WaitOptions};
@@ -79,15 +79,9 @@ pub fn fork_until_exec(timeout_us: u64, work: impl FnOnce() -> u8) -> Result<Chi
     let child = fork(|| {
         // The child's own copy would keep it waiting.
         close(held);
-        let mut fds = [PollFd::new(&end, PollFlags::IN)];
-        let deadline = clock::micros().saturating_add(timeout_us);
-        loop {
-            let left = deadline.saturating_sub(clock::micros());
-            match poll(&mut fds, Some(&clock::timespec(left))) {
-                Err(Errno::INTR) => {}
-                Ok(1..) => return work(),
-                Ok(0) | Err(_) => return 1,
-            }
+        match wait(&[], Some(end.as_fd()), timeout_us) {
+            Woken::Readable => work(),
+            Woken::Timeout | Woken::Ended(..) => 1,
         }
     });
     if child.is_err() {
@@ -300,7 +294,6 @@ fn raw_errno(result: isize) -> Errno {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::fd::AsFd;
 
     // cargo runs tests in threads; these children only exit, so that is sound.
 

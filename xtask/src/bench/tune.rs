@@ -17,16 +17,13 @@ use vmtest::guest;
 use vmtest::set::{Recipe, Set};
 
 use super::chart::Chart;
+use super::parts::{self, Goal};
 use super::report::{Column, Report, Row, Table};
 use super::{Ground, Options};
 use crate::boots::{Cost, Way};
-use crate::step;
 
 /// How often each boot is measured.
 const RUNS: u32 = 3;
-
-/// How often a boot is tried whose kernel fell in the emulator.
-const TRIES: u32 = 3;
 
 /// A boot of the image in partitions, with something changed.
 struct Variant {
@@ -165,24 +162,22 @@ fn way(ground: &Ground, variant: &Variant, dir: &Path) -> Result<Way, Box<dyn Er
         options: &options,
     }
     .build(dir)?;
-    let disk = dir.join("disk");
-    set.disk(&disk, &ground.guest, 512)?;
+    let way = parts::through(&ground.guest, variant.name, &set, dir.join("disk"))?;
     let initrd = if variant.unsigned {
         repacked(&set, &dir.join("unsigned"), |bytes, _| {
             without_signature(bytes).map(<[u8]>::to_vec)
         })?
     } else if variant.without.is_empty() {
-        set.mini_initramfs()
+        way.initrd
     } else {
         repacked(&set, &dir.join("without"), |_, name| {
             variant.without.contains(&name).then(Vec::new)
         })?
     };
     Ok(Way {
-        name: variant.name.to_owned(),
         initrd,
         append: variant.words.to_owned(),
-        disk,
+        ..way
     })
 }
 
@@ -237,10 +232,10 @@ fn measure(ground: &Ground, way: &Way) -> Result<Times, Box<dyn Error>> {
         append: format!("{} init={}", way.append, guest::MARK),
         ..way.clone()
     };
-    let (first, root) = boot(ground, &mark, |cost| {
+    let (first, root) = boot(ground, &mark, "the root's init", |cost| {
         seconds(cost.first_init).zip(seconds(cost.mark))
     })?;
-    let multi_user = boot(ground, way, |cost| seconds(cost.multi_user))?;
+    let multi_user = boot(ground, way, "multi-user", |cost| seconds(cost.multi_user))?;
     Ok(Times {
         first,
         root,
@@ -251,23 +246,18 @@ fn measure(ground: &Ground, way: &Way) -> Result<Times, Box<dyn Error>> {
 fn boot<T>(
     ground: &Ground,
     way: &Way,
+    what: &str,
     figures: impl Fn(&Cost) -> Option<T>,
 ) -> Result<T, Box<dyn Error>> {
-    let log = step::logs()?.join("tune.log");
-    for _ in 0..TRIES {
-        let outcome = way.boot(&ground.guest, Accel::Tcg, Some(Idle::Jump), None)?;
-        if let Some(figures) = figures(&Cost::of(&outcome)) {
-            return Ok(figures);
-        }
-        let lines: Vec<_> = outcome.lines.iter().map(|l| l.text.as_str()).collect();
-        fs::write(&log, lines.join("\n"))?;
-    }
-    Err(format!(
-        "{}: the boot did not come to its end; its console: {}",
-        way.name,
-        log.display()
-    )
-    .into())
+    let machine = way.machine(&ground.guest, Accel::Tcg, Some(Idle::Jump));
+    let goal = Goal {
+        family: "tune",
+        what,
+    };
+    let found = parts::tried(&way.name, &machine, &goal, |outcome| {
+        figures(&Cost::of(outcome))
+    })?;
+    found.map_err(|failure| format!("{} {failure}", way.name).into())
 }
 
 fn report(
