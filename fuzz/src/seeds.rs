@@ -159,6 +159,7 @@ fn plan() -> BootPlan {
         role,
         needs: needs.to_vec(),
         required: true,
+        fallback_for: Vec::new(),
     };
     BootPlan {
         product: "debian-13".into(),

@@ -53,8 +53,8 @@ pub use uki::{
 use std::path::Path;
 
 pub use iofs_plan::{
-    Appended, Auth, BootPlan, Candidate, Direct, Expect, Measure, OnCorruption, OnFailure,
-    RootHash, Selector, Signed, Uuid,
+    Appended, Auth, BootPlan, Candidate, Direct, Expect, Extensions, Measure, OnCorruption,
+    OnFailure, RootHash, Selector, Signed, Stage, Uuid,
 };
 
 /// What [`build_image`] made.

@@ -2,7 +2,9 @@
 
 use crate::profile::HotFiles;
 use crate::sign::Signer;
-use iofs_plan::{Appended, Auth, Candidate, Direct, OnCorruption, OnFailure, Uuid};
+use iofs_plan::{
+    Appended, Auth, Candidate, Direct, Extensions, OnCorruption, OnFailure, Stage, Uuid,
+};
 use std::path::PathBuf;
 
 /// Where the init image's files come from.
@@ -257,6 +259,10 @@ pub struct MiniRequest {
     /// Whether a root so simple that nothing of the image is needed to reach it is
     /// booted without the image, and which file systems it may have.
     pub direct: Option<Direct>,
+    /// What the image is.
+    pub stage: Stage,
+    /// Which extension images are merged over it.
+    pub extensions: Option<Extensions>,
     /// What of the boot loader's archives goes into the image's root; `None` is
     /// all where nothing is authenticated, else what systemd-stub passes.
     pub appended: Option<Appended>,
@@ -299,6 +305,8 @@ impl MiniRequest {
             on_corruption: OnCorruption::default(),
             kernel_mounts: Vec::new(),
             direct: None,
+            stage: Stage::default(),
+            extensions: None,
             appended: None,
             product: String::new(),
             inits: Self::INITS.map(String::from).to_vec(),

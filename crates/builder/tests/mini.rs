@@ -63,7 +63,9 @@ const ALIAS: &str = "\
 alias fs-erofs erofs
 alias crc32c crc32c_generic
 alias crypto-crc32c crc32c_generic
+alias crypto-crc32c-generic crc32c_generic
 alias crc32c crc32c_intel
+alias crypto-crc32c crc32c_intel
 alias cpu:type:x86,ven*fam*mod*:feature:*0094* crc32c_intel
 alias virtio:d00000002v* virtio_blk
 alias scsi:t-0x00* sd_mod
@@ -169,10 +171,10 @@ fn named_drivers_with_all_that_they_need() {
     assert_eq!(
         names(&built),
         [
+            "crc32c_intel",
             "virtio_ring",
             "virtio_blk",
             "crc32c_generic",
-            "crc32c_intel",
             "libcrc32c",
             "erofs",
             "overlay",
@@ -189,15 +191,23 @@ fn named_drivers_with_all_that_they_need() {
     assert_eq!(module(plan, "erofs").1, ["libcrc32c"]);
     assert_eq!(
         module(plan, "libcrc32c").1,
-        ["crc32c_generic", "crc32c_intel"]
+        ["crc32c_intel", "crc32c_generic"]
     );
+    // Either will do, and the CPU's own is tried first.
+    let fallback = &module(plan, "crc32c_generic").0.fallback_for;
+    let better = fallback
+        .iter()
+        .map(|&n| plan.modules[usize::from(n)].name.as_str());
+    assert_eq!(better.collect::<Vec<_>>(), ["crc32c_intel"]);
+    let mut others = plan.modules.iter().filter(|m| m.name != "crc32c_generic");
+    assert!(others.all(|m| m.fallback_for.is_empty()));
     let soft: Vec<&str> = plan
         .modules
         .iter()
         .filter(|m| !m.required)
         .map(|m| m.name.as_str())
         .collect();
-    assert_eq!(soft, ["crc32c_generic", "crc32c_intel"]);
+    assert_eq!(soft, ["crc32c_intel", "crc32c_generic"]);
     assert_eq!(plan.aliases.len(), 1);
     assert_eq!(plan.modules_for("virtio:d00000002v00001AF4").count(), 1);
     let reason = |name: &str| {
@@ -213,6 +223,10 @@ fn named_drivers_with_all_that_they_need() {
     assert_eq!(reason("virtio_blk"), "named by the user");
     assert_eq!(reason("virtio_ring"), "needed by virtio_blk");
     assert_eq!(reason("crc32c_intel"), "wanted by libcrc32c");
+    assert_eq!(
+        reason("crc32c_generic"),
+        "wanted by libcrc32c where crc32c_intel cannot be loaded"
+    );
 
     // A host adapter does not depend on what drives its disks.
     let built = kernel.build(Modules::Drivers(vec!["ahci".into()]));

@@ -47,6 +47,8 @@ struct Row {
     /// Its own, without those that they need.
     needs: Vec<String>,
     required: bool,
+    /// What does the same better: it is loaded only where none of these can be.
+    fallback_for: Vec<String>,
     pack: Option<String>,
     unpacked_bytes: u64,
     /// Its share of what it is compressed with.
@@ -191,6 +193,7 @@ fn report(mini: &Mini, known: &[ModuleSummary]) -> Report {
             needed_by: users,
             needs: names(plan, &module.needs),
             required: module.required,
+            fallback_for: names(plan, &module.fallback_for),
             pack: pack.map(|pack| pack.file.clone()),
             unpacked_bytes,
             archive_bytes,

@@ -100,6 +100,13 @@ pub enum Partition {
     Partuuid(String),
     /// Its GPT name.
     Partlabel(String),
+    /// None: it is memory that the loader fills.
+    Pmem {
+        /// Whether the file system's pages are used where they lie.
+        dax: bool,
+    },
+    /// None: the image is packed into the mini-initramfs.
+    Embedded,
 }
 
 impl From<&Candidate> for Place {
@@ -110,6 +117,8 @@ impl From<&Candidate> for Place {
                 Selector::TypeGuid(guid) => Partition::TypeGuid(guid.to_string()),
                 Selector::PartUuid(guid) => Partition::Partuuid(guid.to_string()),
                 Selector::PartLabel(label) => Partition::Partlabel(label.clone()),
+                Selector::Pmem { dax } => Partition::Pmem { dax: *dax },
+                Selector::Embedded => Partition::Embedded,
             },
             file: candidate.file.clone(),
         }
@@ -135,6 +144,8 @@ impl Place {
             Partition::TypeGuid(text) => Selector::TypeGuid(guid(text)?),
             Partition::Partuuid(text) => Selector::PartUuid(guid(text)?),
             Partition::Partlabel(label) => Selector::PartLabel(label.clone()),
+            Partition::Pmem { dax } => Selector::Pmem { dax: *dax },
+            Partition::Embedded => Selector::Embedded,
         })
     }
 }

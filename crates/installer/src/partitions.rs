@@ -364,6 +364,7 @@ fn find_place(
             Selector::PartUuid(guid) if several || *guid != entry.part_guid => None,
             Selector::PartLabel(label) if *label != entry.name => None,
             Selector::TypeGuid(guid) if !several && *guid != entry.type_guid => None,
+            Selector::Pmem { .. } | Selector::Embedded => None,
             _ if several => Some(wanted),
             // All of the image in a partition that keeps its name.
             _ => Some(Wanted::default()),

@@ -69,6 +69,7 @@ impl PartitionIdentity {
             Selector::TypeGuid(guid) => *guid == self.type_guid,
             Selector::PartUuid(guid) => *guid == self.unique,
             Selector::PartLabel(label) => *label == self.label,
+            Selector::Pmem { .. } | Selector::Embedded => false,
         }
     }
 }

@@ -87,6 +87,9 @@ pub(crate) fn find(
     for place in candidates {
         let selector = place.selector()?;
         let found = match (&place.file, &selector) {
+            (_, Selector::Pmem { .. } | Selector::Embedded) => {
+                Err("nothing is installed there: the boot loader fills memory".into())
+            }
             (None, _) => Err(
                 "the image is a partition of its own, and none is named with --image-partitions"
                     .into(),

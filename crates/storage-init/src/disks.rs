@@ -225,6 +225,7 @@ fn selects(selector: &Selector, entry: &Partition) -> bool {
         Selector::TypeGuid(guid) => entry.type_guid == *guid,
         Selector::PartUuid(guid) => entry.part_guid == *guid,
         Selector::PartLabel(label) => entry.name == *label,
+        Selector::Pmem { .. } | Selector::Embedded => false,
     }
 }
 

@@ -733,6 +733,7 @@ mod tests {
                     role,
                     needs: needs.to_vec(),
                     required: true,
+                    fallback_for: Vec::new(),
                 })
                 .collect(),
             ..BootPlan::default()

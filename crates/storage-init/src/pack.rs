@@ -84,6 +84,7 @@ mod tests {
             role: Role::Bus,
             needs: Vec::new(),
             required: true,
+            fallback_for: Vec::new(),
         };
         BootPlan {
             packs: vec![Pack {

@@ -43,6 +43,8 @@ pub enum State {
     Running,
     /// It is in the kernel, or unpacked.
     Loaded,
+    /// Something better is in the kernel.
+    Spared,
     /// It was refused, with this errno.
     Failed(u8),
     /// A node that it needs has failed.
@@ -147,8 +149,16 @@ impl<'p> Schedule<'p> {
             let needed = plan.modules.get(usize::from(need));
             (Node::Module(need), needed.is_some_and(|m| m.required))
         });
+        let better = self.better(index).map(|better| (better, false));
         let pack = pack.map(|packed| (Node::Pack(packed.pack), true));
-        pack.into_iter().chain(needs)
+        pack.into_iter().chain(needs).chain(better)
+    }
+
+    /// What makes a module superfluous.
+    fn better(&self, index: u16) -> impl Iterator<Item = Node> + use<'p> {
+        let module = self.plan.modules.get(usize::from(index));
+        let better = module.map_or(&[][..], |module| &module.fallback_for);
+        better.iter().map(|&better| Node::Module(better))
     }
 
     /// How many modules would have to be loaded to have this one.
@@ -183,7 +193,8 @@ impl<'p> Schedule<'p> {
                 found.push(node);
             } else if !core::mem::replace(seen, true) && open(node) {
                 stack.push((index, true));
-                stack.extend(module.needs.iter().rev().map(|&need| (need, false)));
+                let needs = module.fallback_for.iter().chain(&module.needs);
+                stack.extend(needs.rev().map(|&need| (need, false)));
             }
         }
         found
@@ -222,6 +233,13 @@ impl<'p> Schedule<'p> {
                     }
                     // What needs this one may stand earlier only in a plan that
                     // breaks its promise; begin again all the same.
+                    best = None;
+                    at = 0;
+                    continue;
+                }
+                Readiness::Spared => {
+                    self.queue.remove(at);
+                    self.set(waiting.node, State::Spared);
                     best = None;
                     at = 0;
                     continue;
@@ -272,13 +290,19 @@ impl<'p> Schedule<'p> {
         let Node::Module(index) = node else {
             return Readiness::Ready;
         };
+        if self
+            .better(index)
+            .any(|node| self.state(node) == State::Loaded)
+        {
+            return Readiness::Spared;
+        }
         let mut readiness = Readiness::Ready;
         for (need, required) in self.needs(index) {
             match self.state(need) {
                 State::Failed(_) | State::Blocked(_) if required => {
                     return Readiness::Blocked(need);
                 }
-                State::Loaded | State::Failed(_) | State::Blocked(_) => {}
+                State::Loaded | State::Spared | State::Failed(_) | State::Blocked(_) => {}
                 State::Idle | State::Wanted | State::Running => readiness = Readiness::Waits,
             }
         }
@@ -298,6 +322,8 @@ impl<'p> Schedule<'p> {
 
 enum Readiness {
     Ready,
+    /// Something better is there.
+    Spared,
     Waits,
     Blocked(Node),
 }
@@ -318,6 +344,7 @@ mod tests {
             role: Role::Dependency,
             needs: needs.to_vec(),
             required: !soft.contains(&u16::try_from(index).unwrap()),
+            fallback_for: Vec::new(),
         };
         BootPlan {
             modules: needs.iter().enumerate().map(module).collect(),
@@ -481,6 +508,36 @@ mod tests {
         assert_eq!(take(&mut schedule), Some(M(0)));
         schedule.finished(M(0), 19);
         assert_eq!(take(&mut schedule), Some(M(1)));
+    }
+
+    #[test]
+    fn a_fallback_is_loaded_only_where_nothing_better_is() {
+        // 2 wants 0 and 1; 1 does what 0 does.
+        for (errno, expected) in [(0, State::Spared), (19, State::Wanted)] {
+            let mut plan = plan(&[&[], &[], &[0, 1]], &[0, 1]);
+            plan.modules[1].fallback_for = [0].into();
+            let mut schedule = Schedule::new(&plan);
+            assert_eq!(schedule.want(2, Image), 3);
+            assert_eq!(take(&mut schedule), Some(M(0)));
+            assert_eq!(take(&mut schedule), None, "whether 1 is needed is open");
+            schedule.finished(M(0), errno);
+            if expected == State::Wanted {
+                assert_eq!(take(&mut schedule), Some(M(1)));
+                assert_eq!(take(&mut schedule), None);
+                schedule.finished(M(1), 0);
+            }
+            assert_eq!(take(&mut schedule), Some(M(2)));
+            schedule.finished(M(2), 0);
+            let end = schedule.state(M(1));
+            assert_eq!(end == State::Spared, expected == State::Spared);
+            assert!(!schedule.wants(Bus));
+        }
+        // Who asks for the fallback alone asks for the better one too.
+        let mut plan = plan(&[&[], &[]], &[]);
+        plan.modules[1].fallback_for = [0].into();
+        let mut schedule = Schedule::new(&plan);
+        assert_eq!(schedule.want(1, Image), 2);
+        assert_eq!(take(&mut schedule), Some(M(0)));
     }
 
     #[test]

@@ -257,7 +257,7 @@ impl Hunt for Search<'_> {
                 .map(|miss| miss.at)
                 .max();
             let patience = match candidate.partition {
-                Selector::PartUuid(_) => 0,
+                Selector::PartUuid(_) | Selector::Pmem { .. } | Selector::Embedded => 0,
                 Selector::TypeGuid(_) | Selector::PartLabel(_) => PATIENCE_US,
             };
             match last {

@@ -203,6 +203,7 @@ mod tests {
                 role: Role::Bus,
                 needs: Vec::new(),
                 required: true,
+                fallback_for: Vec::new(),
             }],
             aliases: table("pci:v*d*bc01sc06i01"),
             ..BootPlan::default()

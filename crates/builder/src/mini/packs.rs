@@ -400,6 +400,7 @@ mod tests {
                 reason: String::new(),
                 required: true,
                 needs: needs.to_vec(),
+                fallback_for: Vec::new(),
             })
             .collect();
         let name = |&member: &usize| files[member].name.as_str();

@@ -34,6 +34,7 @@ pub(crate) fn compile(
             role: chosen.role,
             needs: chosen.needs.clone(),
             required: chosen.required,
+            fallback_for: chosen.fallback_for.clone(),
         })
         .collect();
     Ok(BootPlan {
@@ -44,6 +45,8 @@ pub(crate) fn compile(
         candidates: request.candidates.clone(),
         kernel_mounts: request.kernel_mounts.clone(),
         direct: request.direct.clone(),
+        stage: request.stage,
+        extensions: request.extensions.clone(),
         appended: request.appended.unwrap_or(match request.auth {
             Auth::None => Appended::All,
             Auth::Sealed(_) | Auth::Signed(_) => Appended::Extra,

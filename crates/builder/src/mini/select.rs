@@ -43,6 +43,8 @@ pub(crate) struct Chosen<'i> {
     pub(crate) required: bool,
     /// Indices of what must be loaded before; each is less than its own.
     pub(crate) needs: Vec<u16>,
+    /// Indices of what does the same better; each is less than its own.
+    pub(crate) fallback_for: Vec<u16>,
 }
 
 /// Chooses; `warnings` is told what was left out and why.
@@ -67,7 +69,7 @@ pub(crate) fn select<'i>(
     if matches!(wanted, Modules::Generic) {
         roots.extend(generic(kernel, warnings)?);
     }
-    let order = order(index, &mut roots)?;
+    let order = order(kernel, &mut roots)?;
     for module in &order {
         let lines = index.remove_lines(&module.name);
         warnings.extend(lines.map(|(file, line)| {
@@ -78,7 +80,7 @@ pub(crate) fn select<'i>(
             )
         }));
     }
-    arrange(index, &roots, order)
+    arrange(kernel, &roots, order)
 }
 
 /// What finds, proves and mounts the image on a disk that is there.
@@ -124,19 +126,60 @@ fn needs_mapping(request: &MiniRequest) -> bool {
 
 /// The load order of the roots and all that they need; what is of use to these
 /// becomes a root too.
-fn order<'i>(index: &'i Index, roots: &mut Vec<Root>) -> Result<Vec<&'i Module>> {
+fn order<'i>(kernel: &'i KernelModules, roots: &mut Vec<Root>) -> Result<Vec<&'i Module>> {
+    let index = &kernel.index;
     let names: Vec<&str> = roots.iter().map(|root| root.name.as_str()).collect();
     let order = index.load_order(&names).map_err(not_loadable)?;
     let weak = weak(index, &order);
-    if weak.is_empty() {
+    // First, so that they stand before what they are of use to, and what does
+    // something better before what does it too.
+    let of_use = weak.iter().map(|root| root.name.as_str());
+    let late = order.iter().enumerate().flat_map(|(at, module)| {
+        let rest = order.get(at..).unwrap_or_default();
+        let stands_behind = |better: &&Module| rest.iter().any(|other| other.name == better.name);
+        better(kernel, module).into_iter().filter(stands_behind)
+    });
+    let first: Vec<&str> = of_use
+        .chain(late.map(|module| module.name.as_str()))
+        .collect();
+    if first.is_empty() {
         return Ok(order);
     }
-    // First, so that they stand before what they are of use to.
-    let first = weak.iter().map(|root| root.name.as_str());
-    let names: Vec<&str> = first.chain(names).collect();
+    let names: Vec<&str> = first.into_iter().chain(names).collect();
     let order = index.load_order(&names).map_err(not_loadable)?;
     roots.extend(weak);
     Ok(order)
+}
+
+/// What takes the CPU's own instructions for the algorithm that `module` has the
+/// generic code of. The kernel's crypto API prefers it wherever it is loaded. Only
+/// what the architecture itself brings: that needs no other code of the same
+/// algorithm to fall back on, as drivers of crypto hardware do.
+fn better<'i>(kernel: &'i KernelModules, module: &Module) -> Vec<&'i Module> {
+    let own = |alias: &&(String, String)| alias.1 == module.name;
+    let generic = kernel.aliases.iter().filter(own).find_map(|(pattern, _)| {
+        let algorithm = pattern.strip_prefix("crypto-")?;
+        algorithm.strip_suffix("-generic")
+    });
+    let Some(algorithm) = generic else {
+        return Vec::new();
+    };
+    let resolved = kernel.index.resolve(&format!("crypto-{algorithm}"));
+    let modules = resolved.into_iter().filter_map(Resolved::module);
+    let by_cpu = by_cpu(kernel);
+    modules
+        .filter(|better| better.name != module.name && by_cpu.contains(better.name.as_str()))
+        .filter(|better| better.path.contains("/arch/"))
+        .collect()
+}
+
+/// The modules that ask for features of the CPU.
+fn by_cpu(kernel: &KernelModules) -> BTreeSet<&str> {
+    let aliases = kernel.aliases.iter();
+    aliases
+        .filter(|(pattern, _)| pattern.starts_with(CPU))
+        .map(|(_, module)| module.as_str())
+        .collect()
 }
 
 /// What is of use to modules without being needed. The kernel asks for it while
@@ -179,12 +222,7 @@ fn verity(kernel: &KernelModules) -> Vec<Root> {
         let loadable = generic.iter().find(|name| index.module(name).is_some());
         roots.extend(loadable.map(|name| root(name, "hashes for dm-verity")));
     }
-    let by_cpu: BTreeSet<&str> = kernel
-        .aliases
-        .iter()
-        .filter(|(pattern, _)| pattern.starts_with(CPU))
-        .map(|(_, module)| module.as_str())
-        .collect();
+    let by_cpu = by_cpu(kernel);
     let faster = hashes
         .iter()
         .filter_map(|hash| hash.module())
@@ -370,10 +408,11 @@ fn companions(index: &Index, module: &Module, role: Role) -> Vec<Root> {
 
 /// Turns requests and the load order into what the plan says of each module.
 fn arrange<'i>(
-    index: &'i Index,
+    kernel: &'i KernelModules,
     roots: &[Root],
     order: Vec<&'i Module>,
 ) -> Result<Vec<Chosen<'i>>> {
+    let index = &kernel.index;
     let mut at: BTreeMap<&str, u16> = BTreeMap::new();
     for (number, module) in order.iter().enumerate() {
         let number = u16::try_from(number).map_err(|_| {
@@ -421,10 +460,12 @@ fn arrange<'i>(
             reason: String::new(),
             required: false,
             needs,
+            fallback_for: Vec::new(),
         });
     }
     assign(index, roots, &at, &mut chosen);
     explain(index, &at, &mut chosen);
+    fall_back(kernel, &at, &mut chosen);
     Ok(chosen)
 }
 
@@ -481,5 +522,27 @@ fn explain(index: &Index, at: &BTreeMap<&str, u16>, chosen: &mut [Chosen<'_>]) {
     }
     for slot in chosen.iter_mut().filter(|slot| slot.reason.is_empty()) {
         "wanted beside another module".clone_into(&mut slot.reason);
+    }
+}
+
+/// Marks what is only wanted, and only where nothing better is.
+fn fall_back(kernel: &KernelModules, at: &BTreeMap<&str, u16>, chosen: &mut [Chosen<'_>]) {
+    for (number, slot) in (0..=u16::MAX).zip(chosen) {
+        if slot.required || slot.role != Role::Dependency {
+            continue;
+        }
+        let better = better(kernel, slot.module);
+        let mut names: Vec<&str> = Vec::new();
+        for name in better.iter().map(|better| better.name.as_str()) {
+            let before = at.get(name).copied().filter(|&better| better < number);
+            if let Some(better) = before {
+                slot.fallback_for.push(better);
+                names.push(name);
+            }
+        }
+        if !names.is_empty() {
+            let cannot = format!(" where {} cannot be loaded", names.join(" or "));
+            slot.reason.push_str(&cannot);
+        }
     }
 }

@@ -45,8 +45,11 @@ pub const MODULES_DIR: &str = "/initoverlayfs/modules";
 /// The folder of the packs in the mini-initramfs; [`Pack::file`] is inside.
 pub const PACKS_DIR: &str = "/initoverlayfs/packs";
 
+/// Where an image lies that is packed into the mini-initramfs.
+pub const EMBEDDED: &str = "/initoverlayfs/image.raw";
+
 /// Version of the format that this crate reads and writes.
-pub const VERSION: u16 = 4;
+pub const VERSION: u16 = 5;
 
 /// The greatest size of an unpacked pack, in bytes.
 pub const MAX_PACK: u32 = 64 << 20;
@@ -87,6 +90,10 @@ pub struct BootPlan {
     /// Whether the root file system may be mounted and its init executed without
     /// the image, which is then there for when that fails.
     pub direct: Option<Direct>,
+    /// What the image is.
+    pub stage: Stage,
+    /// Which extension images are merged over the image; `None` for none at all.
+    pub extensions: Option<Extensions>,
     /// What of that which the boot loader appended goes into the new root.
     pub appended: Appended,
     /// Modules that only some machines need, compressed by the group.
@@ -193,6 +200,15 @@ pub enum Selector {
     PartUuid(Uuid),
     /// By its name in the GPT, as in `PARTLABEL=`.
     PartLabel(String),
+    /// No partition, but memory that firmware or boot loader have filled and that the
+    /// kernel shows as a block device (`/dev/pmem0`, by `memmap=nn!ss`).
+    Pmem {
+        /// Whether the file system's pages are used where they lie. dm-verity cannot
+        /// do that: all of the image is proven before instead.
+        dax: bool,
+    },
+    /// No partition, but the file [`EMBEDDED`] in the mini-initramfs.
+    Embedded,
 }
 
 impl fmt::Display for Selector {
@@ -201,6 +217,8 @@ impl fmt::Display for Selector {
             Self::TypeGuid(guid) => write!(f, "partition type {guid}"),
             Self::PartUuid(guid) => write!(f, "PARTUUID={guid}"),
             Self::PartLabel(label) => write!(f, "PARTLABEL={label}"),
+            Self::Pmem { .. } => f.write_str("persistent memory"),
+            Self::Embedded => f.write_str("the mini-initramfs"),
         }
     }
 }
@@ -226,6 +244,38 @@ pub struct Expect {
     pub uuid: Uuid,
     /// Size of the file system in bytes; 0 accepts any.
     pub size: u64,
+}
+
+/// What an image is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Stage {
+    /// An initrd: its init finds the root file system and switches to that.
+    #[default]
+    Initrd,
+    /// The operating system: its init stays.
+    System,
+}
+
+impl Stage {
+    /// The word for it in records.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Initrd => "initrd",
+            Self::System => "system",
+        }
+    }
+}
+
+/// The extension images (sysext, confext) that may be merged over the image. Each
+/// proves itself like an image that is signed or sealed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Extensions {
+    /// X.509 certificates in DER, at most [`MAX_CERTIFICATES`]; a signature by any of
+    /// them will do.
+    pub certificates: Vec<Vec<u8>>,
+    /// Root hashes that need no signature.
+    pub sealed: Vec<RootHash>,
 }
 
 /// What of the initramfs archives that the boot loader appended to the
@@ -311,6 +361,9 @@ pub struct Module {
     /// Whether a boot without it is pointless: a failure to load a dependency
     /// that is only soft is logged and passed over.
     pub required: bool,
+    /// Indices of modules that do the same better; each is less than the module's
+    /// own index. It is loaded only where none of these could be.
+    pub fallback_for: Vec<u16>,
 }
 
 /// When a module is loaded. Dependencies are loaded with whatever needs them.

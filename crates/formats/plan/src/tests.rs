@@ -34,12 +34,29 @@ fn sample() -> BootPlan {
                 file: None,
                 expect: Expect::default(),
             },
+            Candidate {
+                name: "pmem".into(),
+                partition: Selector::Pmem { dax: true },
+                file: None,
+                expect: Expect::default(),
+            },
+            Candidate {
+                name: "embedded".into(),
+                partition: Selector::Embedded,
+                file: None,
+                expect: Expect::default(),
+            },
         ],
         kernel_mounts: vec!["xfs".into()],
         direct: Some(Direct {
             root: "PARTLABEL=root".into(),
             kinds: vec!["ext4".into(), "xfs".into()],
             flags: "noatime".into(),
+        }),
+        stage: Stage::System,
+        extensions: Some(Extensions {
+            certificates: vec![vec![0x30, 3, 0]],
+            sealed: vec![RootHash::from_bytes(&[7; 32]).unwrap()],
         }),
         appended: Appended::All,
         packs: vec![
@@ -61,6 +78,7 @@ fn sample() -> BootPlan {
                 role: Role::Dependency,
                 needs: vec![],
                 required: true,
+                fallback_for: Vec::new(),
             },
             Module {
                 name: "virtio_blk".into(),
@@ -74,6 +92,7 @@ fn sample() -> BootPlan {
                 role: Role::Disk,
                 needs: vec![0],
                 required: true,
+                fallback_for: vec![0],
             },
         ],
         aliases: AliasTable::build(&[

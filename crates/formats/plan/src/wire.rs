@@ -8,9 +8,9 @@ use iofs_source::crc32;
 use uuid::Uuid;
 
 use crate::{
-    AliasError, AliasTable, Appended, Auth, BootPlan, Candidate, Direct, Expect, MAX_CERTIFICATES,
-    MAX_LEN, MAX_PACK, MAX_PCR, Measure, Module, OnCorruption, OnFailure, Pack, Packed, Role,
-    RootHash, Selector, Signed, VERSION,
+    AliasError, AliasTable, Appended, Auth, BootPlan, Candidate, Direct, Expect, Extensions,
+    MAX_CERTIFICATES, MAX_LEN, MAX_PACK, MAX_PCR, Measure, Module, OnCorruption, OnFailure, Pack,
+    Packed, Role, RootHash, Selector, Signed, Stage, VERSION,
 };
 
 const MAGIC: &[u8; 8] = b"IOFSPLAN";
@@ -124,6 +124,26 @@ pub(crate) fn encode(plan: &BootPlan) -> Result<Vec<u8>, PlanError> {
             out.string("root's options", &direct.flags)?;
         }
     }
+    out.u8(match plan.stage {
+        Stage::Initrd => 0,
+        Stage::System => 1,
+    });
+    match &plan.extensions {
+        None => out.u8(0),
+        Some(extensions) => {
+            out.u8(1);
+            if extensions.certificates.len() > MAX_CERTIFICATES {
+                return Err(PlanError::Value {
+                    field: "number of certificates",
+                    at: 0,
+                });
+            }
+            out.certificates(&extensions.certificates)?;
+            out.list("root hashes", &extensions.sealed, |out, root| {
+                out.bytes("root hash", root.as_bytes())
+            })?;
+        }
+    }
     out.u8(match plan.appended {
         Appended::Extra => 0,
         Appended::All => 1,
@@ -147,7 +167,8 @@ pub(crate) fn encode(plan: &BootPlan) -> Result<Vec<u8>, PlanError> {
         });
     }
     for (index, module) in plan.modules.iter().enumerate() {
-        if module.needs.iter().any(|&need| usize::from(need) >= index) {
+        let mut before = module.needs.iter().chain(&module.fallback_for);
+        if before.any(|&other| usize::from(other) >= index) {
             return Err(PlanError::Value {
                 field: "module dependency",
                 at: 0,
@@ -290,15 +311,19 @@ impl Writer {
                         return Err(PlanError::Value { field, at: 0 });
                     }
                 }
-                self.list("certificates", &signed.certificates, |out, certificate| {
-                    out.bytes("certificate", certificate)
-                })?;
+                self.certificates(&signed.certificates)?;
                 self.string("least version", &signed.min_version)?;
                 self.u8(signed.measure.pcr);
                 self.u8(u8::from(signed.measure.required));
             }
         }
         Ok(())
+    }
+
+    fn certificates(&mut self, certificates: &[Vec<u8>]) -> Result<(), PlanError> {
+        self.list("certificates", certificates, |out, certificate| {
+            out.bytes("certificate", certificate)
+        })
     }
 
     fn candidate(&mut self, candidate: &Candidate) -> Result<(), PlanError> {
@@ -316,6 +341,11 @@ impl Writer {
                 self.u8(2);
                 self.string("partition label", label)?;
             }
+            Selector::Pmem { dax } => {
+                self.u8(3);
+                self.u8(u8::from(*dax));
+            }
+            Selector::Embedded => self.u8(4),
         }
         match &candidate.file {
             None => self.u8(0),
@@ -350,12 +380,16 @@ impl Writer {
             Role::Mapping => 3,
             Role::Bus => 4,
         });
-        self.list("module dependencies", &module.needs, |out, &need| {
-            out.u16(need);
-            Ok(())
-        })?;
+        self.indices("module dependencies", &module.needs)?;
         self.u8(u8::from(module.required));
-        Ok(())
+        self.indices("module's better ones", &module.fallback_for)
+    }
+
+    fn indices(&mut self, field: &'static str, indices: &[u16]) -> Result<(), PlanError> {
+        self.list(field, indices, |out, &index| {
+            out.u16(index);
+            Ok(())
+        })
     }
 }
 
@@ -478,6 +512,8 @@ impl<'a> Reader<'a> {
             kinds: self.list(|input, _| input.string("root's file system")),
             flags: self.string("root's options"),
         });
+        let stage = self.choice("stage", [Stage::Initrd, Stage::System]);
+        let extensions = self.bool("extensions").then(|| self.extensions());
         let appended = self.choice("appended", APPENDED);
         let packs = self.list(|input, _| input.pack());
         let modules = self.list(|input, index| input.module(index, &packs));
@@ -489,6 +525,8 @@ impl<'a> Reader<'a> {
             candidates,
             kernel_mounts,
             direct,
+            stage,
+            extensions,
             appended,
             packs,
             aliases: self.aliases(modules.len()),
@@ -503,25 +541,41 @@ impl<'a> Reader<'a> {
     fn auth(&mut self) -> Auth {
         match self.choice("auth", [0, 1, 2]) {
             0 => Auth::None,
-            1 => self.root_hash(),
+            1 => self.root_hash().map_or_else(Auth::default, Auth::Sealed),
             _ => self.signed(),
         }
     }
 
-    fn root_hash(&mut self) -> Auth {
+    fn root_hash(&mut self) -> Option<RootHash> {
         let at = self.at;
         let len = self.u16();
         let root = RootHash::from_bytes(self.take(len.into()));
         self.check(root.is_ok(), "root hash", at);
-        root.map_or_else(|_| Auth::default(), Auth::Sealed)
+        root.ok()
+    }
+
+    fn certificates(&mut self) -> Vec<Vec<u8>> {
+        self.list(|input, _| {
+            let len = input.u16();
+            input.take(len.into()).to_vec()
+        })
+    }
+
+    fn extensions(&mut self) -> Extensions {
+        let at = self.at;
+        let certificates = self.certificates();
+        let valid = certificates.len() <= MAX_CERTIFICATES;
+        self.check(valid, "number of certificates", at);
+        let sealed = self.list(|input, _| input.root_hash());
+        Extensions {
+            certificates,
+            sealed: sealed.into_iter().flatten().collect(),
+        }
     }
 
     fn signed(&mut self) -> Auth {
         let at = self.at;
-        let certificates = self.list(|input, _| {
-            let len = input.u16();
-            input.take(len.into()).to_vec()
-        });
+        let certificates = self.certificates();
         let valid = (1..=MAX_CERTIFICATES).contains(&certificates.len());
         self.check(valid, "number of certificates", at);
         let min_version = self.string("least version");
@@ -553,10 +607,14 @@ impl<'a> Reader<'a> {
     fn candidate(&mut self) -> Candidate {
         Candidate {
             name: self.string("candidate name"),
-            partition: match self.choice("partition selector", [0, 1, 2]) {
+            partition: match self.choice("partition selector", [0, 1, 2, 3, 4]) {
                 0 => Selector::TypeGuid(self.uuid()),
                 1 => Selector::PartUuid(self.uuid()),
-                _ => Selector::PartLabel(self.string("partition label")),
+                2 => Selector::PartLabel(self.string("partition label")),
+                3 => Selector::Pmem {
+                    dax: self.bool("use of memory"),
+                },
+                _ => Selector::Embedded,
             },
             file: self.bool("image kind").then(|| self.string("image path")),
             expect: Expect {
@@ -603,13 +661,19 @@ impl<'a> Reader<'a> {
                 .then(|| self.packed(packs)),
             params: self.string("module parameters"),
             role: self.choice("module role", ROLES),
-            needs: self.list(|input, _| {
-                let at = input.at;
-                let need = input.u16();
-                input.check(usize::from(need) < index, "module dependency", at);
-                need
-            }),
+            needs: self.before(index),
             required: self.bool("module's required flag"),
+            fallback_for: self.before(index),
         }
+    }
+
+    /// Indices of modules that stand before the one of this index.
+    fn before(&mut self, index: usize) -> Vec<u16> {
+        self.list(|input, _| {
+            let at = input.at;
+            let other = input.u16();
+            input.check(usize::from(other) < index, "module dependency", at);
+            other
+        })
     }
 }

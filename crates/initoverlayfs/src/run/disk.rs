@@ -55,6 +55,11 @@ impl<'a> PartitionedDisk<'a> {
             Selector::TypeGuid(guid) => (*guid, PART_GUID, "initoverlayfs"),
             Selector::PartUuid(guid) => (types::LINUX_GENERIC, *guid, "initoverlayfs"),
             Selector::PartLabel(label) => (types::LINUX_GENERIC, PART_GUID, label.as_str()),
+            Selector::Pmem { .. } | Selector::Embedded => {
+                return Err(CliError::new(format!(
+                    "an image in {selector} is on no disk"
+                )));
+            }
         };
         let layout_failed = |e: iofs_gpt::LayoutError| {
             CliError::new(format!("cannot partition {}", path.display())).source(e)
