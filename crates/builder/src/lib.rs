@@ -33,6 +33,7 @@ pub use certificate::TrustedCertificate;
 pub use error::{Error, ErrorKind, Result};
 pub use image::{ImageJob, ImageWriter, MkfsErofs, claimed_root, expect_of};
 pub use kernel::{kernel_image, kernel_release, kernel_release_of_image};
+pub use mini::MiniAhead;
 pub use mini::host::{boot_disks, drivers_of};
 pub use osrelease::product_of;
 pub use profile::{HotFiles, Profile};
@@ -89,6 +90,7 @@ pub fn build(
     mini: MiniRequest,
     progress: &dyn Progress,
 ) -> Result<(BuiltImage, BuiltMini)> {
+    let ahead = MiniAhead::start(mini.clone());
     let image = build_image(image, progress)?;
     let mut mini = mini;
     if let (true, Some(root)) = (mini.auth == Auth::default(), image.root_hash) {
@@ -106,7 +108,7 @@ pub fn build(
     if mini.product.is_empty() {
         mini.product.clone_from(&image.summary.product);
     }
-    let mini = build_mini(&mini, progress)?;
+    let mini = ahead.build(&mini, progress)?;
     Ok((image, mini))
 }
 

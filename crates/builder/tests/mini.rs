@@ -7,7 +7,7 @@ mod common;
 
 use builder::{
     Appended, Auth, BootPlan, BuiltMini, Candidate, Compression, ErrorKind, Expect, HostDisks,
-    Kernel, MiniRequest, Modules, Selector, Silent, build_mini,
+    Kernel, MiniAhead, MiniRequest, Modules, Selector, Silent, build_mini,
 };
 use common::*;
 use iofs_plan::{Absent, Role};
@@ -161,6 +161,38 @@ fn module<'p>(plan: &'p BootPlan, name: &str) -> (&'p iofs_plan::Module, Vec<&'p
         .iter()
         .map(|&n| plan.modules[usize::from(n)].name.as_str());
     (module, needs.collect())
+}
+
+#[test]
+fn work_ahead_changes_nothing() {
+    let kernel = FakeKernel::new();
+    let request = kernel.request(Modules::Generic);
+    let at_once = build_mini(&request, &Silent).unwrap();
+    let bytes = fs::read(&request.output).unwrap();
+    let other = kernel.request(Modules::Drivers(vec!["virtio-blk".into()]));
+    let mut broken = request.clone();
+    broken.kernel.release = "0.0".into();
+    // As it is, for other modules, otherwise compressed, and in vain.
+    let compressed = MiniRequest {
+        compression: Compression::ZstdLevel(3),
+        ..request.clone()
+    };
+    for outline in [request.clone(), other, compressed, broken] {
+        fs::remove_file(&request.output).unwrap();
+        let ahead = MiniAhead::start(outline).build(&request, &Silent).unwrap();
+        assert!(fs::read(&request.output).unwrap() == bytes);
+        assert_eq!(ahead.plan, at_once.plan);
+        // Each step once, whoever did it.
+        assert_eq!(ahead.summary.times.len(), at_once.summary.times.len());
+    }
+    // What is wrong is said as without.
+    let mut wrong = request.clone();
+    wrong.kernel.release = "0.0".into();
+    let error = MiniAhead::start(wrong.clone()).build(&wrong, &Silent);
+    assert_eq!(
+        error.unwrap_err().to_string(),
+        build_mini(&wrong, &Silent).unwrap_err().to_string()
+    );
 }
 
 #[test]

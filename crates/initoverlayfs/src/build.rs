@@ -60,6 +60,7 @@ fn build(plan: &BuildPlan, bars: &ui::Bars) -> Result<Built> {
     }
     copy_kernel(&plan.kernel_image, &dir.join(KERNEL))?;
 
+    let ahead = builder::MiniAhead::start(plan.mini_outline());
     let image = builder::build_image(&plan.image, bars).map_err(|e| {
         let error = CliError::from(e);
         match &plan.image.source {
@@ -80,7 +81,7 @@ fn build(plan: &BuildPlan, bars: &ui::Bars) -> Result<Built> {
     }
     mini.product.clone_from(&product);
     mini.early.clone_from(&image.early);
-    let mini = builder::build_mini(&mini, bars)?;
+    let mini = ahead.build(&mini, bars)?;
     let uki = match &plan.uki {
         None => None,
         Some(uki) => Some(uki.build(

@@ -22,6 +22,7 @@ const CONFIG_FOLDERS: [&str; 5] = [
 ];
 
 /// A kernel's modules.
+#[derive(Debug)]
 pub(crate) struct KernelModules {
     pub(crate) index: Index,
     /// Every alias as modules.alias has it, with its module's name. [`Index`]

@@ -10,4 +10,5 @@ mod packs;
 mod plan;
 mod select;
 
+pub use pack::MiniAhead;
 pub(crate) use pack::{build, read_module};

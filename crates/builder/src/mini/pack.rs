@@ -9,52 +9,173 @@ use super::select::{self, Chosen};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::input::decode::decode_all;
-use crate::progress::{Progress, Step};
+use crate::progress::{Progress, Silent, Step};
 use crate::request::{Compression, Limits, MiniRequest, Modules};
-use crate::summary::{MiniSummary, ModuleSummary, PackSummary};
+use crate::summary::{MiniSummary, ModuleSummary, PackSummary, StepTime};
 use crate::{BuiltMini, Expect};
 use iofs_plan::Auth;
 use rayon::prelude::*;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::thread::JoinHandle;
 
 /// The greatest size of storage-init, in bytes: it is an executable, not a disk.
 const MAX_INIT: u64 = 64 << 20;
 
+/// What does not depend on the image: the kernel's metadata, the modules and their
+/// packs, which are most of the work.
+#[derive(Debug)]
+struct Collected {
+    kernel: Option<KernelModules>,
+    /// The names of the modules, in load order.
+    names: Vec<String>,
+    modules: Vec<Vec<u8>>,
+    frames: Vec<Vec<u8>>,
+    compression: Compression,
+}
+
+impl Collected {
+    fn new(request: &MiniRequest, clock: &mut Clock<'_>, progress: &dyn Progress) -> Result<Self> {
+        let kernel = match request.modules {
+            Modules::None => None,
+            _ => Some(clock.step(Step::ReadIndex, None, || {
+                KernelModules::open(&request.kernel, request.modules != Modules::Builtin)
+            })?),
+        };
+        let chosen = clock.step(Step::SelectModules, None, || {
+            choose(kernel.as_ref(), request, &mut Vec::new())
+        })?;
+        let names = names(&chosen);
+        let modules = clock.step(
+            Step::ReadModules,
+            Some(chosen.len() as u64),
+            || match &kernel {
+                None => Ok(Vec::new()),
+                Some(kernel) => read_modules(kernel, &chosen, progress),
+            },
+        )?;
+        let layout = Layout::new(&chosen, &modules)?;
+        let frames = clock.step(Step::PackModules, None, || {
+            layout.compress(&modules, request.compression)
+        })?;
+        Ok(Self {
+            kernel,
+            names,
+            modules,
+            frames,
+            compression: request.compression,
+        })
+    }
+}
+
+fn choose<'k>(
+    kernel: Option<&'k KernelModules>,
+    request: &MiniRequest,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<Chosen<'k>>> {
+    match kernel {
+        None => Ok(Vec::new()),
+        Some(kernel) => select::select(kernel, request, warnings),
+    }
+}
+
+fn names(chosen: &[Chosen<'_>]) -> Vec<String> {
+    let names = chosen.iter().map(|chosen| chosen.module.name.clone());
+    names.collect()
+}
+
+/// A mini-initramfs whose modules are packed beside the work on its image: writers of
+/// images have one thread for most of their time.
+#[derive(Debug)]
+pub struct MiniAhead {
+    thread: JoinHandle<Result<(Collected, Vec<StepTime>)>>,
+}
+
+impl MiniAhead {
+    /// Begins. Of `outline`, what is only known with the image (root hash, UUID, size,
+    /// product) can be left open.
+    #[must_use]
+    pub fn start(outline: MiniRequest) -> Self {
+        let work = move || {
+            let mut clock = Clock::new(&Silent);
+            // A processor stays for the image, which takes longer.
+            let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(cores.saturating_sub(1).max(1))
+                .build()
+                .map_err(|source| {
+                    Error::new(ErrorKind::Io, "threads cannot be started").source(source)
+                })?;
+            let collected = pool.install(|| Collected::new(&outline, &mut clock, &Silent))?;
+            Ok((collected, clock.times()))
+        };
+        Self {
+            thread: std::thread::spawn(work),
+        }
+    }
+
+    /// Builds. What of the work ahead does not fit `request` is done again.
+    ///
+    /// # Errors
+    /// As [`crate::build_mini`].
+    pub fn build(self, request: &MiniRequest, progress: &dyn Progress) -> Result<BuiltMini> {
+        check(request, &mut Vec::new())?;
+        // What went wrong is found, and told, where it is needed.
+        let ahead = self.thread.join().ok().and_then(Result::ok);
+        let mut clock = Clock::new(progress);
+        let (collected, times) = match ahead {
+            Some(ahead) => ahead,
+            None => (Collected::new(request, &mut clock, progress)?, Vec::new()),
+        };
+        finish(request, collected, times, clock, progress)
+    }
+}
+
 /// Builds a mini-initramfs.
 pub(crate) fn build(request: &MiniRequest, progress: &dyn Progress) -> Result<BuiltMini> {
     let mut clock = Clock::new(progress);
-    let mut warnings = Vec::new();
-    let init = read_init(&request.storage_init)?;
-    check_candidates(request, &mut warnings)?;
-    check_level(request.compression)?;
+    check(request, &mut Vec::new())?;
+    let collected = Collected::new(request, &mut clock, progress)?;
+    finish(request, collected, Vec::new(), clock, progress)
+}
 
-    let kernel = match request.modules {
-        Modules::None => None,
-        _ => Some(clock.step(Step::ReadIndex, None, || {
-            KernelModules::open(&request.kernel, request.modules != Modules::Builtin)
-        })?),
+fn check(request: &MiniRequest, warnings: &mut Vec<String>) -> Result<Vec<u8>> {
+    let init = read_init(&request.storage_init)?;
+    check_candidates(request, warnings)?;
+    check_level(request.compression)?;
+    Ok(init)
+}
+
+fn finish(
+    request: &MiniRequest,
+    mut collected: Collected,
+    mut times: Vec<StepTime>,
+    mut clock: Clock<'_>,
+    progress: &dyn Progress,
+) -> Result<BuiltMini> {
+    let mut warnings = Vec::new();
+    let init = check(request, &mut warnings)?;
+    let fits = |collected: &Collected| -> Result<bool> {
+        let chosen = choose(collected.kernel.as_ref(), request, &mut Vec::new())?;
+        let compression = collected.compression == request.compression;
+        Ok(compression && names(&chosen) == collected.names)
     };
-    let chosen = clock.step(Step::SelectModules, None, || match &kernel {
-        None => Ok(Vec::new()),
-        Some(kernel) => select::select(kernel, request, &mut warnings),
-    })?;
-    let modules = clock.step(
-        Step::ReadModules,
-        Some(chosen.len() as u64),
-        || match &kernel {
-            None => Ok(Vec::new()),
-            Some(kernel) => read_modules(kernel, &chosen, progress),
-        },
-    )?;
-    let layout = Layout::new(&chosen, &modules)?;
-    let plan = plan::compile(request, kernel.as_ref(), &chosen, &modules, &layout)?;
+    if !fits(&collected)? {
+        times.clear();
+        collected = Collected::new(request, &mut clock, progress)?;
+    }
+    let Collected {
+        kernel,
+        modules,
+        frames,
+        ..
+    } = &collected;
+    let chosen = choose(kernel.as_ref(), request, &mut warnings)?;
+    let layout = Layout::new(&chosen, modules)?;
+    let plan = plan::compile(request, kernel.as_ref(), &chosen, modules, &layout)?;
     let encoded = plan::encode(&plan)?;
-    let frames = clock.step(Step::PackModules, None, || {
-        layout.compress(&modules, request.compression)
-    })?;
-    let absent = match &kernel {
+    let absent = match kernel {
         None => None,
         Some(kernel) => absent::compile(kernel, &chosen)?,
     };
@@ -63,9 +184,9 @@ pub(crate) fn build(request: &MiniRequest, progress: &dyn Progress) -> Result<Bu
             init: &init,
             plan: &encoded,
             chosen: &chosen,
-            modules: &modules,
+            modules,
             layout: &layout,
-            frames: &frames,
+            frames,
             absent: absent.as_deref(),
         };
         archive::write(request, &parts)
@@ -73,6 +194,7 @@ pub(crate) fn build(request: &MiniRequest, progress: &dyn Progress) -> Result<Bu
     for warning in &warnings {
         progress.warn(warning);
     }
+    times.extend(clock.times());
     Ok(BuiltMini {
         summary: MiniSummary {
             path: request.output.clone(),
@@ -83,13 +205,13 @@ pub(crate) fn build(request: &MiniRequest, progress: &dyn Progress) -> Result<Bu
             storage_init_bytes: init.len() as u64,
             plan_bytes: encoded.len() as u64,
             module_bytes: modules.iter().map(|module| module.len() as u64).sum(),
-            modules: summarize(&chosen, &modules, &layout),
-            packs: summarize_packs(&layout, &frames),
+            modules: summarize(&chosen, modules, &layout),
+            packs: summarize_packs(&layout, frames),
             absent_bytes: absent.map_or(0, |absent| absent.len() as u64),
             aliases: plan.aliases.len() as u64,
             kernel_release: request.kernel.release.clone(),
             warnings,
-            times: clock.times(),
+            times,
         },
         plan,
     })

@@ -19,7 +19,7 @@ use crate::cli::{
     ModulesArg, RootFsArg, SourceArgs,
 };
 use crate::error::{CliError, Result};
-use crate::place::PlaceArg;
+use crate::place::{PlaceArg, candidates};
 use crate::ui;
 
 /// What is to be built. Only what depends on the image's own content is left
@@ -127,6 +127,16 @@ impl BuildPlan {
                 .hint("name the product with --product")
         })?;
         Ok(product)
+    }
+
+    /// The mini-initramfs as far as it is known before the image.
+    pub(crate) fn mini_outline(&self) -> MiniRequest {
+        let path = self.image_path("product");
+        MiniRequest {
+            auth: self.trust.outline(),
+            candidates: candidates(&self.places, &path, Some(builder::Uuid::nil())),
+            ..self.mini.clone()
+        }
     }
 
     /// The image's path on its partition.

@@ -93,6 +93,14 @@ impl TrustPlan {
         }
     }
 
+    /// [`Self::auth`], as far as it is known before the image.
+    pub(super) fn outline(&self) -> Auth {
+        match self.how {
+            AuthArg::None => Auth::None,
+            AuthArg::Sealed | AuthArg::Signed => Auth::default(),
+        }
+    }
+
     /// What the plan of that image says.
     pub(super) fn auth(&self, image: &BuiltImage) -> Result<Auth> {
         Ok(match (self.how, image.root_hash) {
