@@ -231,7 +231,11 @@ impl Analysis {
                 Some(file) => format!("{file} on {} ({})", image.partition, self.auth),
                 None => format!("{} ({})", image.partition, self.auth),
             },
-            (None, Some(root)) => format!("{} on {}, directly", root.file_system, root.partition),
+            (None, Some(root)) => {
+                let usr = root.usr.as_ref();
+                let usr = usr.map_or_else(String::new, |usr| format!(", /usr {usr}"));
+                format!("{} on {}{usr}, directly", root.file_system, root.partition)
+            }
             (None, None) => "nobody knows what".into(),
         };
         format!("{}, Linux {}, {place}", self.product, self.kernel)

@@ -6,14 +6,22 @@
 use std::fs;
 use std::path::Path;
 
+use iofs_cmdline::{Cmdline, RootWords};
+
 use crate::system::System;
 
 /// The word that brings the image up.
 pub(crate) const THROUGH_IMAGE: &str = "initoverlayfs.mode=initrd";
 
 /// What is mounted as the root, if storage-init can mount it; else why not.
-/// `kinds` are the file systems that the set was built for.
-pub(crate) fn assess(system: &System, kinds: &[String]) -> Result<String, String> {
+/// `kinds` are the file systems that the set was built for; `cmdline` is what boots get.
+pub(crate) fn assess(system: &System, kinds: &[String], cmdline: &str) -> Result<String, String> {
+    let words = RootWords::from_cmdline(&Cmdline::parse(cmdline));
+    if let Some(word) = &words.for_initrd {
+        return Err(format!(
+            "{word} on the kernel command line asks for an initrd"
+        ));
+    }
     let mounts = system
         .mounts()
         .map_err(|error| format!("the mount table cannot be read: {error}"))?;
@@ -22,8 +30,13 @@ pub(crate) fn assess(system: &System, kinds: &[String]) -> Result<String, String
         mounts.find(|mount| mount.point == Path::new(point))
     };
     let root = at("/").ok_or("the mount table has no root")?;
-    if at("/usr").is_some() {
-        return Err("/usr is a file system of its own".into());
+    let named = words.usr.hash.or(words.usr.source).is_some();
+    if at("/usr").is_some() && !named {
+        return Err(
+            "/usr is a file system of its own, and the kernel command line has neither usrhash= \
+             nor mount.usr="
+                .into(),
+        );
     }
     let kind = match root.fstype.as_str() {
         "ext2" | "ext3" => "ext4",
@@ -120,11 +133,26 @@ mod tests {
         ] {
             let dir = tempfile::tempdir().unwrap();
             let system = machine(dir.path(), device, mounts);
-            match (assess(&system, &kinds), expected) {
+            match (assess(&system, &kinds, "quiet"), expected) {
                 (Ok(what), Ok(expected)) => assert_eq!(what, expected),
                 (Err(why), Err(expected)) => assert!(why.contains(expected), "{why}"),
                 (found, _) => panic!("{mounts}: {found:?}"),
             }
         }
+    }
+
+    #[test]
+    fn the_command_line_has_a_say() {
+        let kinds = ["ext4".to_owned()];
+        let dir = tempfile::tempdir().unwrap();
+        let mounts =
+            "1 0 8:2 / / rw - ext4 /dev/sda2 rw\n2 1 254:0 / /usr rw - erofs /dev/dm-0 ro\n";
+        let system = machine(dir.path(), "pci0/block/sda/sda2", mounts);
+        for named in ["mount.usr=LABEL=usr", "usrhash=ab"] {
+            let root = assess(&system, &kinds, named);
+            assert_eq!(root, Ok("ext4 on /dev/sda2".to_owned()));
+        }
+        let why = assess(&system, &kinds, "usrhash=ab resume=LABEL=swap");
+        assert!(why.unwrap_err().starts_with("resume on"));
     }
 }

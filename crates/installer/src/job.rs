@@ -120,15 +120,19 @@ pub(crate) fn resolve(
     let mut notes = target.notes.clone();
     let running = root == Path::new("/");
     trust_notes(set, &mut notes);
-    let through_image = running && !boots_directly(system, set, &mut notes);
+    let through_image = |cmdline: &str, notes: &mut Vec<String>| {
+        running && !boots_directly(system, set, cmdline, notes)
+    };
     if let Some(uki) = &manifest.uki {
         check_uki_cmdline(set, options)?;
+        // A UKI's command line is its own, whatever is found.
+        through_image(manifest.cmdline.as_deref().unwrap_or(""), &mut notes);
         let folder = target::uki_folder(system, &root, options, &target)?;
         let job = uki_job(vfs, set, uki, target, image, &token, &folder)?;
         return Ok(Job { notes, ..job });
     }
     let mut cmdline = cmdline(system, &root, running, set, options, &mut notes)?;
-    if through_image {
+    if through_image(&cmdline, &mut notes) {
         cmdline = format!("{cmdline} {}", direct::THROUGH_IMAGE);
     }
     let folder = format!("{}/{token}/{version}", target.prefix);
@@ -196,12 +200,12 @@ fn wanted_path(place: &Place) -> &str {
 
 /// Whether what is known of the running machine speaks for direct boots, where the
 /// set allows them; says which way they go, and why.
-fn boots_directly(system: &System, set: &BuiltSet, notes: &mut Vec<String>) -> bool {
+fn boots_directly(system: &System, set: &BuiltSet, cmdline: &str, notes: &mut Vec<String>) -> bool {
     let kinds = &set.manifest.direct;
     if kinds.is_empty() {
         return true;
     }
-    let assessed = direct::assess(system, kinds);
+    let assessed = direct::assess(system, kinds, cmdline);
     notes.push(match &assessed {
         Ok(root) => format!(
             "boots go to the root directly ({root}); the image comes up where that fails, and \

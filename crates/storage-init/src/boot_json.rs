@@ -42,17 +42,23 @@ pub fn write(
     }
 }
 
-/// Writes the record of a boot without the image, whose place `root` takes.
+/// Writes the record of a boot without the image, whose place `root` takes; `usr` is
+/// said of a /usr of its own.
 pub fn write_direct(
     log: &mut Log,
     settings: &Settings,
     root: &direct::Found,
+    usr: Option<&str>,
     modules: &Loader<'_>,
     init: &str,
 ) {
+    let usr = match usr {
+        Some(usr) => format!("{}", Quoted(usr)),
+        None => "null".into(),
+    };
     let text = format!(
         "{{{head},\"auth\":\"none\",\"root_hash\":null,\"image\":null,\
-         \"root\":{{\"partition\":{device},\"file_system\":{kind}}},{tail}}}\n",
+         \"root\":{{\"partition\":{device},\"file_system\":{kind},\"usr\":{usr}}},{tail}}}\n",
         head = head(settings, Mode::Direct),
         device = Quoted(&root.device),
         kind = Quoted(&root.kind),

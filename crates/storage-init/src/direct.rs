@@ -9,6 +9,9 @@
 //! The root is mounted by the kernel, and nobody has authenticated it: as little as
 //! where an initrd mounts it.
 
+mod search;
+mod usr;
+
 use core::convert::Infallible;
 
 use alloc::format;
@@ -18,15 +21,15 @@ use alloc::vec::Vec;
 use freestanding::Start;
 use iofs_cmdline::{Mode, Root};
 use iofs_plan::Direct;
-use iofs_superblock::{Kind, Superblock};
-use kernel_abi::block::Device;
+use kernel_abi::file;
 use kernel_abi::mount::{self, Flags};
 use kernel_abi::tree::{Copier, Source};
-use kernel_abi::uevent::{Uevent, Uevents};
-use kernel_abi::{clock, file};
+use kernel_abi::uevent::Uevents;
 
-use crate::disks::{self, Inventory};
-use crate::hunt::{self, Hunt};
+pub use search::{Found, Search, Sought};
+pub use usr::Usr;
+
+use crate::hunt;
 use crate::log::Log;
 use crate::modules::Loader;
 use crate::paths::Paths;
@@ -76,18 +79,16 @@ const FLAGS: [(&str, Flags, Flags); 14] = [
 /// What is wanted of the root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
-    /// Its name.
-    root: Root,
-    /// The file systems that it may have.
-    kinds: Vec<String>,
+    /// Its name, and the file systems that it may have.
+    root: Sought,
+    /// /usr, where that is a file system of its own.
+    usr: Option<Usr>,
     /// How it is mounted.
     flags: Flags,
     /// Options of the file system's own.
     options: String,
     /// The init to execute in it; the first that exists.
     inits: Vec<String>,
-    /// How long it is waited for, in microseconds.
-    limit_us: u64,
 }
 
 /// What to boot directly, if plan and command line want that.
@@ -156,16 +157,22 @@ fn choose(settings: &Settings, direct: &Direct) -> Result<Wanted, String> {
         None => INITS.map(String::from).to_vec(),
     };
     let limit = u64::from(settings.plan.device_timeout_ms) * 1000;
+    let limit_us = match words.wait_ms {
+        Some(wait) => u64::from(wait) * 1000,
+        None => limit.min(LIMIT_US),
+    };
     Ok(Wanted {
-        root,
-        kinds,
+        root: Sought {
+            what: "root",
+            word: "root=",
+            name: root,
+            kinds: Some(kinds),
+            limit_us,
+        },
+        usr: usr::choose(&words.usr, &direct.kinds, limit_us)?,
         flags,
         options,
         inits,
-        limit_us: match words.wait_ms {
-            Some(wait) => u64::from(wait) * 1000,
-            None => limit.min(LIMIT_US),
-        },
     })
 }
 
@@ -226,22 +233,40 @@ pub fn boot(
 ) -> Result<Infallible, Ended> {
     modules.want_disks(&settings.hint);
     // The first is the usual one; others are loaded when they turn out to be it.
-    if let Some(kind) = wanted.kinds.first() {
+    if let Some(kind) = wanted.root.kinds.iter().flatten().next() {
         modules.want_for_image(kind);
     }
-    let mut search = RootSearch {
-        wanted,
-        paths,
-        inventory: Inventory::default(),
-        probed: Vec::new(),
-        conflict: None,
-        started: clock::micros(),
-    };
+    if let Some(usr) = &wanted.usr {
+        usr.want_modules(modules);
+    }
+    let mut search = Search::new(&wanted.root, paths);
     let found = hunt::find(&mut search, uevents, paths, modules, log)?;
-    log.stage("device", &format!("/dev/{}, {}", found.name, wanted.root));
+    let mut for_usr = Vec::new();
+    for sought in wanted.usr.iter().flat_map(Usr::devices) {
+        search = search.then(sought);
+        for_usr.push(hunt::find(&mut search, uevents, paths, modules, log)?);
+    }
+    let name = &wanted.root.name;
+    log.stage("device", &format!("/dev/{}, {name}", found.name));
     modules.load_for_root(&found.kind, log);
     log.stage("modules", &modules.summary());
-    let init = mount_root(&found, wanted)?;
+    let mut usr = None;
+    let init = mount_root(&found, wanted).and_then(|()| {
+        if let (Some(wanted), [data, tree @ ..]) = (&wanted.usr, for_usr.as_slice()) {
+            let target = format!("{ROOT}/usr");
+            let mounted = wanted.mount(data, tree.first(), &target, modules, log)?;
+            log.info(format_args!("/usr: {}", mounted.describe()));
+            usr = Some(mounted);
+        }
+        look_inside(wanted)
+    });
+    let init = init.inspect_err(|_| {
+        // What failed first is what has to be said. /usr goes with the root.
+        let _ = mount::detach(ROOT);
+        if let Some(usr) = &usr {
+            usr.release();
+        }
+    })?;
     let access = if wanted.flags.contains(Flags::RDONLY) {
         "read-only"
     } else {
@@ -262,7 +287,8 @@ pub fn boot(
     };
     handover::enter(&mounted, log).map_err(after)?;
     log.stage("exec", &init);
-    boot_json::write_direct(log, settings, &found, modules, &init);
+    let usr = usr.as_ref().map(usr::Mounted::describe);
+    boot_json::write_direct(log, settings, &found, usr.as_deref(), modules, &init);
     Err(after(handover::exec(&init, start)))
 }
 
@@ -282,7 +308,7 @@ pub fn explain(failure: &Failure, log: &mut Log) {
     }
 }
 
-fn mount_root(found: &Found, wanted: &Wanted) -> Result<String, Failure> {
+fn mount_root(found: &Found, wanted: &Wanted) -> Result<(), Failure> {
     file::mkdir("/initoverlayfs")?;
     file::mkdir(ROOT)?;
     let device = &found.device;
@@ -295,12 +321,7 @@ fn mount_root(found: &Found, wanted: &Wanted) -> Result<String, Failure> {
              rootflags= on the kernel command line",
         )
     })?;
-    let result = look_inside(wanted);
-    if result.is_err() {
-        // What failed first is what has to be said.
-        let _ = mount::detach(ROOT);
-    }
-    result
+    Ok(())
 }
 
 /// The init to execute; an error while there is a way back.
@@ -320,7 +341,8 @@ fn look_inside(wanted: &Wanted) -> Result<String, Failure> {
     }
     Err(Failure::new(format_args!("the root has no init"))
         .awaited(wanted.inits.iter().cloned())
-        .advise("is /usr a file system of its own? Then the image has to mount it: remove --mode direct"))
+        .advise("is /usr a file system of its own? Then name it with mount.usr= or usrhash=, or let the \
+             image mount it: remove --mode direct"))
 }
 
 /// Keeps `/.extra` for who looks for it. A boot does not fail for want of it.
@@ -340,209 +362,13 @@ fn keep_appended(log: &mut Log) {
     }
 }
 
-/// A root that was found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
-    /// The kernel's name of its device: `vda2`.
-    pub name: String,
-    /// The path of its device.
-    pub device: String,
-    /// Its file system, by the kernel's name.
-    pub kind: String,
-}
-
-/// A device, and what was found on it.
-#[derive(Debug)]
-struct Probed {
-    name: String,
-    superblock: Option<Superblock>,
-}
-
-struct RootSearch<'a> {
-    wanted: &'a Wanted,
-    paths: &'a Paths,
-    inventory: Inventory,
-    probed: Vec<Probed>,
-    /// Why what is there is not to be taken.
-    conflict: Option<String>,
-    started: u64,
-}
-
-impl RootSearch<'_> {
-    /// Reads the superblocks of devices that are new.
-    fn probe(&mut self) {
-        let present = disks::present(self.paths);
-        self.probed.retain(|probed| present.contains(&probed.name));
-        for name in present {
-            if self.probed.iter().any(|probed| probed.name == name) {
-                continue;
-            }
-            let path = format!("{}/{name}", self.paths.dev);
-            let superblock = Device::open(&path)
-                .ok()
-                .and_then(|device| Superblock::read(&device));
-            self.probed.push(Probed { name, superblock });
-        }
-    }
-
-    /// The names of the devices that the root's name means.
-    fn meant(&self) -> Vec<String> {
-        let by_superblock = |is: &dyn Fn(&Superblock) -> bool| {
-            self.probed
-                .iter()
-                .filter(|probed| probed.superblock.as_ref().is_some_and(is))
-                .map(|probed| probed.name.clone())
-                .collect()
-        };
-        let by_table = |selector| {
-            let parts = self.inventory.matching(&selector, self.paths);
-            parts.into_iter().map(|part| part.name).collect()
-        };
-        match &self.wanted.root {
-            Root::Uuid(uuid) => by_superblock(&|found| found.uuid == *uuid),
-            Root::Label(label) => by_superblock(&|found| found.label == *label),
-            Root::PartUuid(uuid) => by_table(iofs_plan::Selector::PartUuid(*uuid)),
-            Root::PartLabel(label) => by_table(iofs_plan::Selector::PartLabel(label.clone())),
-            Root::Device(name) => self
-                .probed
-                .iter()
-                .filter(|probed| probed.name == *name)
-                .map(|probed| probed.name.clone())
-                .collect(),
-        }
-    }
-
-    /// What is on the device of that name, if that can be the root.
-    fn check(&self, name: &str) -> Result<Found, String> {
-        let probed = self.probed.iter().find(|probed| probed.name == name);
-        let kind = probed
-            .and_then(|probed| probed.superblock.as_ref())
-            .map(|found| found.kind)
-            .ok_or_else(|| format!("/dev/{name} has no file system that can be a root here"))?;
-        if !kind.is_file_system() {
-            return Err(format!(
-                "/dev/{name} is {}, which user space has to open or assemble",
-                kind.name()
-            ));
-        }
-        // ext4's driver has the names of its forebears, too.
-        let names: &[&str] = match kind {
-            Kind::Ext4 => &["ext4", "ext3", "ext2"],
-            _ => &[kind.name()],
-        };
-        if !self
-            .wanted
-            .kinds
-            .iter()
-            .any(|kind| names.contains(&&**kind))
-        {
-            return Err(format!(
-                "/dev/{name} has {}, and this was built for {}: build with --mode direct \
-                 --root-fs {}",
-                kind.name(),
-                join(&mut self.wanted.kinds.iter().cloned(), ", "),
-                kind.name()
-            ));
-        }
-        Ok(Found {
-            name: name.into(),
-            device: format!("{}/{name}", self.paths.dev),
-            kind: kind.name().into(),
-        })
-    }
-}
-
-impl Hunt for RootSearch<'_> {
-    type Found = Found;
-
-    const WHAT: &'static str = "root";
-
-    fn span(&self) -> (u64, u64) {
-        (self.started, self.wanted.limit_us)
-    }
-
-    fn look(&mut self, _: &mut Loader<'_>, _: &mut Log) -> Option<Found> {
-        self.inventory.refresh(self.paths);
-        self.probe();
-        self.conflict = None;
-        let result = match self.meant().as_slice() {
-            [] => return None,
-            [name] => self.check(name),
-            several => Err(format!(
-                "{} devices are {}: {}",
-                several.len(),
-                self.wanted.root,
-                join(&mut several.iter().cloned(), ", ")
-            )),
-        };
-        result.map_err(|why| self.conflict = Some(why)).ok()
-    }
-
-    fn deadline(&self) -> u64 {
-        match &self.conflict {
-            // More of the same would not make it better.
-            Some(_) => self.started,
-            None => self.started.saturating_add(self.wanted.limit_us),
-        }
-    }
-
-    fn next_look(&self, _: u64) -> Option<u64> {
-        None
-    }
-
-    fn forget(&mut self, event: &Uevent) {
-        self.inventory.forget(&event.devpath);
-        let name = file::base_name(&event.devpath);
-        self.probed.retain(|probed| probed.name != name);
-    }
-
-    fn forget_all(&mut self) {
-        self.inventory = Inventory::default();
-        self.probed.clear();
-    }
-
-    fn failure(&self, modules: &Loader<'_>, now: u64) -> Failure {
-        let root = &self.wanted.root;
-        let failure = match &self.conflict {
-            Some(why) => Failure::new(format_args!("{why}")),
-            None => Failure::new(format_args!(
-                "the root {root} did not come within {} s",
-                now.saturating_sub(self.started) / 1_000_000
-            )),
-        };
-        let mut seen: Vec<String> = self
-            .probed
-            .iter()
-            .map(|Probed { name, superblock }| match superblock {
-                None => format!("/dev/{name}"),
-                Some(Superblock { kind, uuid, label }) => {
-                    format!(
-                        "/dev/{name}: {}, UUID={uuid} LABEL=\"{label}\"",
-                        kind.name()
-                    )
-                }
-            })
-            .collect();
-        if seen.is_empty() {
-            seen.push("no disk at all".into());
-        }
-        seen.push(modules.summary());
-        failure
-            .awaited([format!("the root {root}")].into_iter())
-            .seen(seen)
-            .advise("compare root= on the kernel command line with what was seen (blkid)")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disks::tests::{TYPE, UNIQUE, fake_system};
+    use crate::disks::tests::fake_system;
     use iofs_cmdline::{Cmdline, RootWords};
-    use iofs_plan::{BootPlan, Uuid};
+    use iofs_plan::BootPlan;
     use std::vec;
-
-    const ID: Uuid = Uuid::from_u128(0x0f8e_9f3c_7b1d_4c5a_9e2f_1a2b_3c4d_5e6f);
 
     fn settings(cmdline: &str) -> Settings {
         Settings {
@@ -573,23 +399,26 @@ mod tests {
     #[test]
     fn the_command_line_goes_before_the_plan() {
         let plain = choice("").unwrap();
-        assert_eq!(plain.root, Root::PartLabel("root".into()));
+        assert_eq!(plain.root.name, Root::PartLabel("root".into()));
         assert_eq!(plain.flags, Flags::NOATIME | Flags::RDONLY);
-        assert_eq!((&*plain.options, plain.limit_us), ("subvol=@", LIMIT_US));
+        assert_eq!(
+            (&*plain.options, plain.root.limit_us),
+            ("subvol=@", LIMIT_US)
+        );
         let other = choice(
             "root=/dev/vda2 rw rootflags=x-foo,data=journal rootfstype=btrfs,xfs init=/x rootdelay=45",
         )
         .unwrap();
-        assert_eq!(other.root, Root::Device("vda2".into()));
+        assert_eq!(other.root.name, Root::Device("vda2".into()));
         assert_eq!(
             (other.flags, &*other.options),
             (Flags::empty(), "data=journal")
         );
         assert_eq!(
-            (other.kinds, other.inits),
-            (vec!["btrfs".into()], vec!["/x".into()])
+            (other.root.kinds, other.inits),
+            (Some(vec!["btrfs".into()]), vec!["/x".into()])
         );
-        assert_eq!(other.limit_us, 45_000_000);
+        assert_eq!(other.root.limit_us, 45_000_000);
     }
 
     #[test]
@@ -615,92 +444,6 @@ mod tests {
             split(",,sync,subvol=a,async"),
             (Flags::empty(), "subvol=a".into())
         );
-    }
-
-    fn search<'a>(wanted: &'a Wanted, paths: &'a Paths) -> RootSearch<'a> {
-        RootSearch {
-            wanted,
-            paths,
-            inventory: Inventory::default(),
-            probed: vec![],
-            conflict: None,
-            started: 5,
-        }
-    }
-
-    fn ext4() -> Vec<u8> {
-        let mut content = vec![0; 1 << 20];
-        content[1080..1082].copy_from_slice(&[0x53, 0xef]);
-        content[1128..1144].copy_from_slice(ID.as_bytes());
-        content[1144..1148].copy_from_slice(b"root");
-        content
-    }
-
-    #[test]
-    fn a_root_is_found_by_each_of_its_names() {
-        let dir = tempfile::tempdir().unwrap();
-        let paths = fake_system(dir.path(), "nvme0n1", &ext4());
-        let plan = settings("").plan;
-        let (mut loader, mut log) = (Loader::new(&plan, &paths), Log::new());
-        for name in [
-            format!("UUID={ID}"),
-            "LABEL=root".into(),
-            format!("PARTUUID={UNIQUE}"),
-            "PARTLABEL=image".into(),
-            "/dev/nvme0n1p1".into(),
-        ] {
-            let wanted = choice(&format!("root={name}")).unwrap();
-            let found = search(&wanted, &paths).look(&mut loader, &mut log).unwrap();
-            assert_eq!(
-                (&*found.name, &*found.kind),
-                ("nvme0n1p1", "ext4"),
-                "{name}"
-            );
-        }
-        for name in [
-            format!("UUID={TYPE}"),
-            "LABEL=Root".into(),
-            "/dev/nvme0n1p2".into(),
-        ] {
-            let wanted = choice(&format!("root={name}")).unwrap();
-            let mut search = search(&wanted, &paths);
-            assert_eq!(search.look(&mut loader, &mut log), None, "{name}");
-            assert_eq!(search.deadline(), 5 + LIMIT_US);
-            let failure = search.failure(&loader, LIMIT_US + 5);
-            assert!(
-                failure.what().contains("did not come within 30 s"),
-                "{failure:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn what_cannot_be_the_root_ends_the_search() {
-        let dir = tempfile::tempdir().unwrap();
-        let paths = fake_system(dir.path(), "sda", &ext4());
-        let plan = settings("").plan;
-        let (mut loader, mut log) = (Loader::new(&plan, &paths), Log::new());
-        let mut look = |cmdline: &str| {
-            let wanted = choice(cmdline).unwrap();
-            let mut search = search(&wanted, &paths);
-            assert_eq!(search.look(&mut loader, &mut log), None);
-            assert_eq!(search.deadline(), 5, "{cmdline}");
-            search.conflict.unwrap()
-        };
-        assert!(
-            look("root=LABEL=root rootfstype=btrfs")
-                .contains("has ext4, and this was built for btrfs")
-        );
-        assert!(look("root=/dev/sda").contains("no file system"));
-        // A second device with the same names.
-        let copy = dir.path().join("dev/sdb");
-        std::fs::write(copy, ext4()).unwrap();
-        let class = dir.path().join("sys/class/block/sdb");
-        std::fs::create_dir(&class).unwrap();
-        std::fs::write(class.join("size"), "2048\n").unwrap();
-        assert!(look("root=LABEL=root").contains("2 devices are LABEL=root"));
-        std::fs::write(dir.path().join("dev/sdb"), b"LUKS\xba\xbe").unwrap();
-        assert!(look("root=/dev/sdb").contains("crypto_LUKS"));
     }
 
     #[test]

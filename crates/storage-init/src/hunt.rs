@@ -25,7 +25,7 @@ pub trait Hunt {
     type Found;
 
     /// What it is, for the log: `image`.
-    const WHAT: &'static str;
+    fn what(&self) -> &'static str;
 
     /// When it began, and how long it may take at most.
     fn span(&self) -> (u64, u64);
@@ -83,7 +83,7 @@ pub fn find<H: Hunt>(
             let count = modules.want_all_buses();
             log.info(format_args!(
                 "still no {}; loading {count} further modules on suspicion",
-                H::WHAT
+                hunt.what()
             ));
         }
         if now >= hunt.deadline() {

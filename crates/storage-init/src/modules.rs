@@ -169,6 +169,16 @@ impl<'p> Loader<'p> {
         }
     }
 
+    /// Asks for what proves an image, and for nothing that mounts it.
+    pub fn want_proof(&mut self) {
+        for (index, module) in (0..=u16::MAX).zip(&self.plan.modules) {
+            let mounts = matches!(module.name.as_str(), "erofs" | "overlay");
+            if module.role == Role::Image && !mounts {
+                self.want_image(index);
+            }
+        }
+    }
+
     /// Asks for a module that the image needs where it is.
     pub fn want_for_image(&mut self, name: &str) {
         if let Some(index) = self.index_of(name) {
@@ -227,10 +237,17 @@ impl<'p> Loader<'p> {
         }
     }
 
-    /// Loads what the root's file system needs and nothing else any more.
+    /// Loads what the root's file system needs, and what was wanted for an image, and
+    /// nothing else any more.
     pub fn load_for_root(&mut self, kind: &str, log: &mut Log) {
+        let wanted: Vec<u16> = self
+            .for_image
+            .iter()
+            .copied()
+            .chain(self.index_of(kind))
+            .collect();
         self.schedule.drop_wanted();
-        self.load_named(kind, log);
+        self.load(&wanted, log);
     }
 
     /// Loads what the image needs and nothing else any more.

@@ -197,7 +197,9 @@ impl<'a> Search<'a> {
 impl Hunt for Search<'_> {
     type Found = Found;
 
-    const WHAT: &'static str = "image";
+    fn what(&self) -> &'static str {
+        "image"
+    }
 
     fn span(&self) -> (u64, u64) {
         (self.started, self.limit_us)

@@ -17,9 +17,9 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use iofs_plan::{Auth, OnCorruption};
+use iofs_plan::{Auth, OnCorruption, RootHash};
 use iofs_source::{Extent, FileMap};
-use iofs_verity::Target as Verity;
+use iofs_verity::{Superblock, Target as Verity};
 use kernel_abi::dm::{Mapped, Mapper, SECTOR, Target};
 use kernel_abi::keys::Keyring;
 use kernel_abi::loopdev::{self, Loop};
@@ -213,9 +213,8 @@ fn proven(
     if !file::exists("/sys/module/dm_verity") {
         modules.load_named("dm_verity", log);
     }
-    // What veritysetup, lsblk and udev know a verity device by.
     let name = name(NAME, found);
-    let uuid = format!("CRYPT-VERITY-{}-{name}", superblock.uuid.simple());
+    let uuid = uuid(superblock, &name);
     trust_signers(settings, log);
     let signature = proof.signature.as_ref();
     if let Some(signature) = signature.filter(|_| file::exists(CHECKS_SIGNATURES)) {
@@ -274,6 +273,38 @@ fn trust_signers(settings: &Settings, log: &mut Log) {
         )),
         Err(error) => log.warn(format_args!("{error}")),
     }
+}
+
+/// dm-verity over a file system and its hash tree on two devices of their own.
+///
+/// # Errors
+/// The kernel's, of the step that failed.
+pub fn verified(
+    device: &mut ImageDevice,
+    name: &str,
+    [data, hashes]: [&str; 2],
+    superblock: &Superblock,
+    root: &RootHash,
+    modules: &mut Loader<'_>,
+    log: &mut Log,
+) -> Result<(), Failure> {
+    let (data, hashes) = (number(data)?, number(hashes)?);
+    let target = Verity {
+        data_device: &data,
+        hash_device: &hashes,
+        hash_start: superblock.params.tree_start(),
+        params: &superblock.params,
+        root,
+        on_corruption: OnCorruption::Error,
+        signature_key: None,
+        check_at_most_once: false,
+    };
+    verity(device, name, &uuid(superblock, name), &target, modules, log)
+}
+
+/// What veritysetup, lsblk and udev know a verity device by.
+fn uuid(superblock: &Superblock, name: &str) -> String {
+    format!("CRYPT-VERITY-{}-{name}", superblock.uuid.simple())
 }
 
 fn verity(

@@ -41,6 +41,8 @@ mod support;
 mod tamper;
 #[path = "uml/trust.rs"]
 mod trust;
+#[path = "uml/usr.rs"]
+mod usr;
 #[path = "uml/volumes.rs"]
 mod volumes;
 
@@ -70,6 +72,7 @@ const TESTS: &[&[Test]] = &[
     names::TESTS,
     handover::TESTS,
     direct::TESTS,
+    usr::TESTS,
     kernel_mounts::TESTS,
     appended::TESTS,
     faults::TESTS,

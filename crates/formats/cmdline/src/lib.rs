@@ -31,7 +31,7 @@ use alloc::borrow::Cow;
 use alloc::vec::Vec;
 
 pub use overrides::{MAX_HINTS, Mode, Overrides, Warning, hints};
-pub use root::{Root, RootWords};
+pub use root::{Root, RootWords, UsrWords};
 
 /// One parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -16,11 +16,12 @@ const LONGEST_WAIT_MS: u32 = 600_000;
 
 /// Words, and beginnings of words, that ask for what only a whole initrd does:
 /// resuming, unlocking, assembling, networks, verified or layered roots, shells.
-const FOR_INITRD: [&str; 13] = [
+const FOR_INITRD: [&str; 14] = [
     "resume",
     "roothash",
-    "usrhash",
-    "mount.usr",
+    "systemd.verity",
+    "rd.systemd.verity",
+    "systemd.verity_usr_options",
     "netroot",
     "nfsroot",
     "overlayroot",
@@ -95,6 +96,24 @@ impl fmt::Display for Root {
     }
 }
 
+/// What the command line says of a /usr that is a file system of its own
+/// (systemd-veritysetup-generator(8), systemd-fstab-generator(8)).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct UsrWords {
+    /// `usrhash=`: the root hash of its dm-verity tree, in hexadecimal.
+    pub hash: Option<String>,
+    /// `systemd.verity_usr_data=`: what is below dm-verity.
+    pub data: Option<String>,
+    /// `systemd.verity_usr_hash=`: what has the hash tree.
+    pub hashes: Option<String>,
+    /// `mount.usr=`: what is mounted.
+    pub source: Option<String>,
+    /// `mount.usrfstype=`: the file systems to try.
+    pub kinds: Vec<String>,
+    /// `mount.usrflags=`: mount options.
+    pub flags: Option<String>,
+}
+
 /// What the command line says of the root.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RootWords {
@@ -110,6 +129,8 @@ pub struct RootWords {
     pub init: Option<String>,
     /// `rootdelay=` and `rootwait`, in milliseconds.
     pub wait_ms: Option<u32>,
+    /// What it says of /usr.
+    pub usr: UsrWords,
     /// The first word that asks for a whole initrd.
     pub for_initrd: Option<String>,
 }
@@ -121,12 +142,27 @@ impl RootWords {
         let mut words = Self::default();
         for param in cmdline.iter() {
             let value = || param.value_str().map(String::from);
+            let list = || {
+                let list = param.value_str().unwrap_or_default();
+                let kinds = list.split(',').filter(|kind| !kind.is_empty());
+                kinds.map(String::from).collect()
+            };
             if param.is("root") {
                 words.root = value();
             } else if param.is("rootfstype") {
-                let list = param.value_str().unwrap_or_default();
-                let kinds = list.split(',').filter(|kind| !kind.is_empty());
-                words.kinds = kinds.map(String::from).collect();
+                words.kinds = list();
+            } else if param.is("usrhash") {
+                words.usr.hash = value();
+            } else if param.is("systemd.verity_usr_data") {
+                words.usr.data = value();
+            } else if param.is("systemd.verity_usr_hash") {
+                words.usr.hashes = value();
+            } else if param.is("mount.usr") {
+                words.usr.source = value();
+            } else if param.is("mount.usrfstype") {
+                words.usr.kinds = list();
+            } else if param.is("mount.usrflags") {
+                words.usr.flags = value();
             } else if param.is("rootflags") {
                 words.flags = value();
             } else if param.is("init") {
@@ -144,7 +180,7 @@ impl RootWords {
                 let name = core::str::from_utf8(param.name).unwrap_or_default();
                 let asks = |word: &&str| match word.ends_with('.') {
                     true => name.starts_with(*word),
-                    false => name == *word,
+                    false => param.is(word),
                 };
                 words.for_initrd = FOR_INITRD.iter().any(asks).then(|| name.into());
             }
@@ -230,11 +266,33 @@ mod tests {
     }
 
     #[test]
+    fn a_usr_of_its_own_is_read() {
+        let words = RootWords::from_cmdline(&Cmdline::parse(
+            "usrhash=ab systemd.verity_usr_data=/dev/a systemd.verity-usr-hash=/dev/b mount.usr=LABEL=u \
+             mount.usrfstype=erofs,ext4 mount.usrflags=ro,noatime",
+        ));
+        let text = |text: &str| Some(String::from(text));
+        let expected = UsrWords {
+            hash: text("ab"),
+            data: text("/dev/a"),
+            hashes: text("/dev/b"),
+            source: text("LABEL=u"),
+            kinds: ["erofs", "ext4"].map(String::from).to_vec(),
+            flags: text("ro,noatime"),
+        };
+        assert_eq!((words.usr, words.for_initrd), (expected, None));
+    }
+
+    #[test]
     fn what_asks_for_an_initrd_is_named() {
         let asks = |text: &str| RootWords::from_cmdline(&Cmdline::parse(text)).for_initrd;
         assert_eq!(
-            asks("quiet resume=UUID=1 usrhash=2").as_deref(),
+            asks("quiet resume=UUID=1 roothash=2").as_deref(),
             Some("resume")
+        );
+        assert_eq!(
+            asks("usrhash=2 systemd.verity=no").as_deref(),
+            Some("systemd.verity")
         );
         assert_eq!(asks("rd.luks.uuid=3").as_deref(), Some("rd.luks.uuid"));
         assert_eq!(asks("quiet bootdelay=3 rd.udev.log_level=3 noresume"), None);

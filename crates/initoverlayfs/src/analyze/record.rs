@@ -49,6 +49,9 @@ pub(super) struct Image {
 pub(super) struct Root {
     pub(super) partition: Text,
     pub(super) file_system: Text,
+    /// A /usr of its own.
+    #[serde(default)]
+    pub(super) usr: Option<Text>,
 }
 
 /// A stage that was reached.

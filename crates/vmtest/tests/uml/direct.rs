@@ -48,7 +48,7 @@ pub(crate) const TESTS: &[Test] = &[
 const UUID: &str = "1f0f5a7e-0d13-4d14-9a3c-6f2d1c0e0a05";
 
 /// What the root's init shows.
-const LOOK: &str = "testinit.cat=/proc/self/mountinfo testinit.cat=/run/initoverlayfs/boot.json \
+pub(crate) const LOOK: &str = "testinit.cat=/proc/self/mountinfo testinit.cat=/run/initoverlayfs/boot.json \
                     testinit.cat=/proc/modules testinit.stacked testinit.list=/";
 
 /// The tree of a root.
@@ -63,8 +63,13 @@ fn tree(boot: &Boot<'_>, ground: &Ground) -> Vec<Entry> {
 }
 
 /// A boot of the usual image, with a plan that allows a root of `kind`.
-fn allowing<'g>(ground: &'g Ground, kind: &str) -> Boot<'g> {
-    let mut boot = Boot::new(ground, &[on_esp()]);
+pub(crate) fn allowing<'g>(ground: &'g Ground, kind: &str) -> Boot<'g> {
+    let boot = Boot::new(ground, &[on_esp()]);
+    allow(boot, kind)
+}
+
+/// With a plan that allows a root of `kind`, and does not wait for long.
+pub(crate) fn allow<'g>(mut boot: Boot<'g>, kind: &str) -> Boot<'g> {
     boot.mini.device_timeout_ms = 3000;
     boot.mini.direct = Some(Direct {
         kinds: vec![kind.to_owned()],
@@ -93,7 +98,7 @@ fn on_ext4(ground: &Ground) -> Boot<'_> {
 }
 
 /// boot.json, which the console has in pieces.
-fn record(seen: &Seen) -> Value {
+pub(crate) fn record(seen: &Seen) -> Value {
     let text = seen.facts("/run/initoverlayfs/boot.json").concat();
     serde_json::from_str(&text).unwrap()
 }
@@ -141,9 +146,9 @@ fn is_image(seen: &Seen, reason: &str) {
     assert_eq!(record["mode"], "initrd");
 }
 
-const REASONS: &str = "/run/initoverlayfs/direct-failed";
+pub(crate) const REASONS: &str = "/run/initoverlayfs/direct-failed";
 
-fn falls_back(boot: &mut Boot<'_>, reason: &str) -> Seen {
+pub(crate) fn falls_back(boot: &mut Boot<'_>, reason: &str) -> Seen {
     boot.words(&format!("{LOOK} testinit.cat={REASONS}"));
     let seen = boot.succeeds();
     is_image(&seen, reason);
