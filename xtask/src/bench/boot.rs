@@ -6,7 +6,7 @@
 //! program that writes one line to the kernel log, whose timestamp is the
 //! figure; or, in boots of their own, at multi-user. The first init is what
 //! storage-init executes in the image, after its line `[stage exec]`, or the
-//! initramfs's own. With `-icount shift=0,sleep=off` a nanosecond is an
+//! initramfs's own. With `-icount shift=0` a nanosecond is an
 //! instruction. Where the guest waits for the disk, which answers in real time,
 //! its clock jumps to its next timer: that only ever adds, so the least of
 //! several runs is what the bounds are about.
@@ -39,9 +39,9 @@ use row::{Subject, Times, Whose, failures_of_ours, notes_of_failures, row};
 pub(crate) struct Args {
     #[command(flatten)]
     pub(super) options: Options,
-    /// What the clock does while the guest waits for its disk: jump to the next
-    /// timer, as the bounds are stated, or follow the host's.
-    #[arg(long, value_enum, default_value_t = IdleArg::Jump)]
+    /// What the clock does while the guest waits for its disk: follow the host's, or
+    /// jump to the next timer, which may be seconds away.
+    #[arg(long, value_enum, default_value_t = IdleArg::Real)]
     idle: IdleArg,
     /// Which clocks: the one that counts instructions, the host's, or each.
     #[arg(long, value_enum, default_value_t = ClockArg::Both)]
@@ -112,7 +112,7 @@ const MULTI_USER: usize = 4;
 pub(super) fn run_default(ground: &Ground, options: &Options) -> Result<Report, Box<dyn Error>> {
     let args = Args {
         options: options.clone(),
-        idle: IdleArg::Jump,
+        idle: IdleArg::Real,
         clock: ClockArg::Both,
     };
     run(ground, &args)
@@ -334,7 +334,9 @@ fn notes(runs: u32, sleep: &str) -> Vec<String> {
         format!(
             "By instructions: `-icount shift=0,sleep={sleep}`: a nanosecond is an instruction. The \
              median of {runs} runs, and the least, which the bounds take; multi-user is the least \
-             of {multi}, in boots of their own. Two boots at once, where there are two processors."
+             of {multi}, in boots of their own. Two boots at once, where there are two processors. \
+             While the guest waits for its disk its clock follows the host's (`sleep=on`), or jumps \
+             to the guest's next timer (`sleep=off`), which may be seconds away."
         ),
         format!(
             "By wall time: the emulator without icount, whose translation of the guest's code is in \

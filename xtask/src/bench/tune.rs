@@ -249,7 +249,7 @@ fn boot<T>(
     what: &str,
     figures: impl Fn(&Cost) -> Option<T>,
 ) -> Result<T, Box<dyn Error>> {
-    let machine = way.machine(&ground.guest, Accel::Tcg, Some(Idle::Jump));
+    let machine = way.machine(&ground.guest, Accel::Tcg, Some(Idle::RealTime));
     let goal = Goal {
         family: "tune",
         what,
@@ -317,7 +317,7 @@ fn notes(runs: u32) -> Vec<String> {
     vec![
         format!(
             "The boot of `bench boot`'s row for partitions, with one change a row; one CPU, \
-             `-icount shift=0,sleep=off`. The least of {runs} runs, made in rounds; `more` is \
+             `-icount shift=0,sleep=on`. The least of {runs} runs, made in rounds; `more` is \
              against the first row. Two boots that do the same differ by 1 to 2 %."
         ),
         "SHA-256 without vector instructions: dm-verity takes the best of what is there before \
