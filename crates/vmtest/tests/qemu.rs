@@ -26,6 +26,8 @@ mod kernels;
 mod look;
 #[path = "qemu/net_roots.rs"]
 mod net_roots;
+#[path = "qemu/portable.rs"]
+mod portable;
 #[path = "qemu/profile.rs"]
 mod profile;
 #[path = "qemu/program.rs"]
@@ -79,6 +81,7 @@ const TESTS: &[&[Test]] = &[
     boots::TESTS,
     analyze::TESTS,
     direct::TESTS,
+    portable::TESTS,
     profile::TESTS,
     buses::TESTS,
     kernels::TESTS,

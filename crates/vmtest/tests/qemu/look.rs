@@ -50,6 +50,18 @@ pub(crate) fn boot(
     word: &str,
     options: &[&str],
 ) -> Result<Outcome, Failed> {
+    boot_with(ground, dir, body, word, options, Vec::new())
+}
+
+/// The same, with these files on the ESP, which is mounted on /efi.
+pub(crate) fn boot_with(
+    ground: &Ground,
+    dir: &Path,
+    body: &str,
+    word: &str,
+    options: &[&str],
+    files: Vec<Entry>,
+) -> Result<Outcome, Failed> {
     let tools = Tools::ensure(&mut |line| eprintln!("{line}"))?;
     let unit = crate::handover::base64(UNIT)?;
     let cmdline = format!(
@@ -71,7 +83,7 @@ pub(crate) fn boot(
     let script = dir.join("look.sh");
     fs::write(&script, format!("{BEGIN}{body}{END}"))?;
     let path = dir.join("disk.img");
-    let entries = vec![
+    let mut entries = vec![
         Entry::new("EFI/BOOT/BOOTX64.EFI", tools.systemd_boot()),
         Entry::new(
             "EFI/Linux/test.efi",
@@ -80,6 +92,7 @@ pub(crate) fn boot(
         Entry::new(PROGRAM, ground.dist.join(PROGRAM)),
         Entry::new(SCRIPT, &script),
     ];
+    entries.extend(files);
     set.disk_with(&path, &ground.guest, 512, entries)?;
     let disks = [Disk::scratch(&path, Bus::VirtioBlk)];
     let firmware = ground.firmware(FirmwareKind::Plain, dir)?;
