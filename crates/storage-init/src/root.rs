@@ -9,6 +9,7 @@ use kernel_abi::mount::{self, Flags};
 
 use crate::image::Found;
 use crate::log::Log;
+use crate::memory;
 use crate::release::Release;
 use crate::report::Failure;
 use crate::settings::Settings;
@@ -55,21 +56,22 @@ pub fn mount(
     if settings.record {
         record::start(device, found, log);
     }
-    let result = mount_image(&device.path).and_then(|()| {
-        if settings.prefetch {
-            prefetch::start(IMAGE, device, found, log);
-        }
-        // The mount holds the devices now: these go when it does.
-        device.release()?;
-        let unreadable = |error| unreadable(&device.path, &error);
-        if let Auth::Signed(_) = settings.plan.auth {
-            let release = Release::read(IMAGE).map_err(unreadable)?;
-            release.check(&settings.plan)?;
-        }
-        let init = find_init(&settings.plan.inits, unreadable)?;
-        overlay()?;
-        Ok(init)
-    });
+    let result =
+        mount_image(&device.path, memory::wants_dax(&found.candidate), log).and_then(|()| {
+            if settings.prefetch {
+                prefetch::start(IMAGE, device, found, log);
+            }
+            // The mount holds the devices now: these go when it does.
+            device.release()?;
+            let unreadable = |error| unreadable(&device.path, &error);
+            if let Auth::Signed(_) = settings.plan.auth {
+                let release = Release::read(IMAGE).map_err(unreadable)?;
+                release.check(&settings.plan)?;
+            }
+            let init = find_init(&settings.plan.inits, unreadable)?;
+            overlay()?;
+            Ok(init)
+        });
     // The overlay holds both layers by itself. Without their own mounts they go
     // when it does.
     for folder in [IMAGE, WRITABLE] {
@@ -114,10 +116,26 @@ fn overlay() -> Result<(), Failure> {
     Ok(())
 }
 
-fn mount_image(device: &str) -> Result<(), Failure> {
+fn mount_image(device: &str, dax: bool, log: &mut Log) -> Result<(), Failure> {
     // The overlay has its devices from the layers, and flags of its own; what is
     // read before it is there are files.
     let flags = Flags::RDONLY | Flags::NOATIME | Flags::NODEV;
+    if dax {
+        let mounted = mount::mount(device, IMAGE, "erofs", flags, "dax=always");
+        match mounted {
+            Ok(()) if memory::has_dax(IMAGE) => {
+                log.info(format_args!("the image is used where it lies (DAX)"));
+                return Ok(());
+            }
+            Ok(()) => {
+                log.warn(format_args!(
+                    "the kernel has no DAX for {device}: pages are copied"
+                ));
+                return Ok(());
+            }
+            Err(error) => log.warn(format_args!("no DAX, pages are copied: {error}")),
+        }
+    }
     mount::mount(device, IMAGE, "erofs", flags, "").map_err(|error| {
         Failure::new(format_args!(
             "the image on {device} cannot be mounted: {error}"

@@ -24,6 +24,8 @@ mod interop;
 mod kernels;
 #[path = "qemu/look.rs"]
 mod look;
+#[path = "qemu/memory.rs"]
+mod memory;
 #[path = "qemu/net_roots.rs"]
 mod net_roots;
 #[path = "qemu/profile.rs"]
@@ -79,6 +81,7 @@ const TESTS: &[&[Test]] = &[
     boots::TESTS,
     analyze::TESTS,
     direct::TESTS,
+    memory::TESTS,
     profile::TESTS,
     buses::TESTS,
     kernels::TESTS,

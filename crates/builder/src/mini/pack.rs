@@ -2,6 +2,7 @@
 
 use super::absent;
 use super::archive;
+use super::embedded::Embedded;
 use super::index::KernelModules;
 use super::packs::Layout;
 use super::plan;
@@ -29,6 +30,7 @@ pub(crate) fn build(request: &MiniRequest, progress: &dyn Progress) -> Result<Bu
     let init = read_init(&request.storage_init)?;
     check_candidates(request, &mut warnings)?;
     check_level(request.compression)?;
+    let embedded = Embedded::open(request)?;
 
     let kernel = match request.modules {
         Modules::None => None,
@@ -67,6 +69,7 @@ pub(crate) fn build(request: &MiniRequest, progress: &dyn Progress) -> Result<Bu
             layout: &layout,
             frames: &frames,
             absent: absent.as_deref(),
+            embedded: embedded.as_ref(),
         };
         archive::write(request, &parts)
     })?;
@@ -86,6 +89,7 @@ pub(crate) fn build(request: &MiniRequest, progress: &dyn Progress) -> Result<Bu
             modules: summarize(&chosen, &modules, &layout),
             packs: summarize_packs(&layout, &frames),
             absent_bytes: absent.map_or(0, |absent| absent.len() as u64),
+            embedded_bytes: embedded.map_or(0, |image| image.len.into()),
             aliases: plan.aliases.len() as u64,
             kernel_release: request.kernel.release.clone(),
             warnings,

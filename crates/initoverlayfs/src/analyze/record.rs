@@ -38,7 +38,8 @@ pub(super) struct Record {
 /// Where the image was.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Image {
-    pub(super) partition: Text,
+    /// Nothing where it was packed into the mini-initramfs.
+    pub(super) partition: Option<Text>,
     pub(super) file: Option<Text>,
     pub(super) extents: u64,
     pub(super) layout: Text,
@@ -79,7 +80,10 @@ pub(super) struct Load {
 impl Record {
     /// The partition that was booted from, if the record has one.
     pub(super) fn partition(&self) -> Option<&Text> {
-        let image = self.image.as_ref().map(|image| &image.partition);
+        let image = self
+            .image
+            .as_ref()
+            .and_then(|image| image.partition.as_ref());
         image.or(self.root.as_ref().map(|root| &root.partition))
     }
 }
