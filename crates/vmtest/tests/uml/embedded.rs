@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use builder::{Auth, Candidate, Selector};
+use builder::{Auth, Candidate, Compression, Modules, Selector, Silent};
 use iofs_gpt::types;
 use libtest_mimic::Failed;
 
@@ -21,6 +21,7 @@ pub(crate) const TESTS: &[Test] = &[
     Test::new("embedded_when_the_disk_is_broken", fallback),
     Test::new("embedded_when_the_disk_is_absent", absent),
     Test::new("embedded_is_let_go", let_go),
+    Test::new("payload_without_modules_is_small", payload),
 ];
 
 fn embedded() -> Candidate {
@@ -204,5 +205,32 @@ fn let_go(ground: &Ground) -> Result<(), Failed> {
     assert!(backing.ends_with("(deleted)"), "{backing}");
     let freed = seen.fact("freed");
     assert!(freed.starts_with("all after"), "{freed}");
+    Ok(())
+}
+
+/// What of a payload does not depend on the kernel, in bytes: the bound of the project.
+const PAYLOAD: u64 = 250 << 10;
+
+/// All of a mini-initramfs for a kernel that has everything built in: PID 1 and the
+/// plan. The image behind it has the size that it has.
+fn payload(ground: &Ground) -> Result<(), Failed> {
+    let image = ground.proven();
+    let candidates = [
+        on_esp(),
+        partition_at("partition", Selector::PartUuid(crate::support::FIRST)),
+        partition_at("pmem", Selector::Pmem { dax: true }),
+        embedded(),
+    ];
+    for compression in [Compression::Zstd, Compression::Lz4] {
+        let mut boot = boot(ground, image, &candidates);
+        boot.mini.modules = Modules::None;
+        boot.mini.compression = compression;
+        let built = builder::build_mini(&boot.mini, &Silent)?.summary;
+        assert_eq!(built.bytes, fs::metadata(&boot.mini.output)?.len());
+        let size = built.bytes - built.embedded_bytes;
+        // The image begins at a page, and its archive has a header and an end.
+        assert!(size < PAYLOAD, "{size} bytes with {compression:?}");
+        assert!(size > built.storage_init_bytes / 4, "{size} bytes");
+    }
     Ok(())
 }
