@@ -124,12 +124,18 @@ pub(crate) fn find(
 }
 
 /// The candidate of a set whose image is packed into its mini-initramfs and awaited
-/// nowhere else.
+/// on no disk.
 pub(crate) fn embedded(candidates: &[Place]) -> Option<&Place> {
-    match candidates {
-        [place] if place.partition == Partition::Embedded => Some(place),
-        _ => None,
-    }
+    let memory = |place: &Place| {
+        matches!(
+            place.partition,
+            Partition::Embedded | Partition::Pmem { .. }
+        )
+    };
+    let mut packed = candidates.iter();
+    packed
+        .find(|place| place.partition == Partition::Embedded)
+        .filter(|_| candidates.iter().all(memory))
 }
 
 /// The target for what a boot needs beside an image that has partitions of its

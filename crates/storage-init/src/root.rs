@@ -56,22 +56,23 @@ pub fn mount(
     if settings.record {
         record::start(device, found, log);
     }
-    let result =
-        mount_image(&device.path, memory::wants_dax(&found.candidate), log).and_then(|()| {
-            if settings.prefetch {
-                prefetch::start(IMAGE, device, found, log);
-            }
-            // The mount holds the devices now: these go when it does.
-            device.release()?;
-            let unreadable = |error| unreadable(&device.path, &error);
-            if let Auth::Signed(_) = settings.plan.auth {
-                let release = Release::read(IMAGE).map_err(unreadable)?;
-                release.check(&settings.plan)?;
-            }
-            let init = find_init(&settings.plan.inits, unreadable)?;
-            overlay()?;
-            Ok(init)
-        });
+    let dax = memory::wants_dax(&found.candidate);
+    let result = mount_image(&device.path, dax, log).and_then(|()| {
+        // There is nothing to read where pages are used where they lie.
+        if settings.prefetch && !dax {
+            prefetch::start(IMAGE, device, found, log);
+        }
+        // The mount holds the devices now: these go when it does.
+        device.release()?;
+        let unreadable = |error| unreadable(&device.path, &error);
+        if let Auth::Signed(_) = settings.plan.auth {
+            let release = Release::read(IMAGE).map_err(unreadable)?;
+            release.check(&settings.plan)?;
+        }
+        let init = find_init(&settings.plan.inits, unreadable)?;
+        overlay()?;
+        Ok(init)
+    });
     // The overlay holds both layers by itself. Without their own mounts they go
     // when it does.
     for folder in [IMAGE, WRITABLE] {

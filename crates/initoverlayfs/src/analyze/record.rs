@@ -230,6 +230,16 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn an_embedded_image_was_on_no_partition() {
+        let text = record(START, "", "")
+            .replace(r#""/dev/vda1""#, "null")
+            .replace(r#""/image.raw""#, "null");
+        let read = Record::parse(text.as_bytes()).unwrap();
+        assert!(read.partition().is_none());
+        assert!(read.image.unwrap().file.is_none());
+    }
+
+    #[test]
     fn a_direct_boot_has_a_root_and_no_image() {
         let text = record(START, "", "");
         let (before, rest) = text.split_once(r#""image":"#).unwrap();
