@@ -102,6 +102,10 @@ pub fn build(
             candidate.expect = image.expect;
         }
     }
+    let packed = |candidate: &Candidate| candidate.partition == Selector::Embedded;
+    if mini.embed.is_none() && mini.candidates.iter().any(packed) {
+        mini.embed = Some(image.summary.path.clone());
+    }
     if mini.early.is_empty() {
         mini.early.clone_from(&image.early);
     }

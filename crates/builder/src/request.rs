@@ -278,6 +278,9 @@ pub struct MiniRequest {
     pub failure_wait_ms: u32,
     /// Compression.
     pub compression: Compression,
+    /// The image to pack, where a candidate is [`iofs_plan::Selector::Embedded`];
+    /// [`crate::build`] takes the one that it has built.
+    pub embed: Option<PathBuf>,
     /// Early segment (microcode) to put in front, as it was kept apart from the
     /// input; [`crate::build`] fills it if it is empty.
     pub early: Vec<u8>,
@@ -314,6 +317,7 @@ impl MiniRequest {
             on_failure: OnFailure::Reboot,
             failure_wait_ms: 30_000,
             compression: Compression::Zstd,
+            embed: None,
             early: Vec::new(),
         }
     }

@@ -103,6 +103,8 @@ pub struct MiniSummary {
     /// Size of the compressed list of this kernel's storage drivers that are not
     /// in it, for the report of a failed boot.
     pub absent_bytes: u64,
+    /// Size of the image that is packed too, or 0.
+    pub embedded_bytes: u64,
     /// Number of device aliases in the plan.
     pub aliases: u64,
     /// The kernel release that the modules are for.

@@ -1047,3 +1047,100 @@ fn what_is_carried_over_follows_from_what_is_proven() {
         assert_eq!(built.plan.appended, expected);
     }
 }
+
+/// A request with the image packed too, of `len` bytes that are no others.
+fn with_image(kernel: &FakeKernel, len: usize) -> (MiniRequest, Vec<u8>) {
+    let image: Vec<u8> = (0..=250).cycle().take(len).collect();
+    let path = kernel.path().join("image.raw");
+    fs::write(&path, &image).unwrap();
+    let mut request = kernel.request(Modules::Generic);
+    request.embed = Some(path);
+    request.candidates[0].partition = Selector::Embedded;
+    request.candidates[0].file = None;
+    (request, image)
+}
+
+#[test]
+fn an_embedded_image_lies_at_a_page_whatever_is_before_it() {
+    let kernel = FakeKernel::new();
+    for compression in [Compression::Zstd, Compression::Lz4, Compression::None] {
+        let (mut request, image) = with_image(&kernel, 10_001);
+        request.compression = compression;
+        request.early = vec![0; 1028];
+        let built = build_mini(&request, &Silent).unwrap();
+        assert_eq!(built.summary.embedded_bytes, 10_001);
+        let bytes = fs::read(&request.output).unwrap();
+        assert_eq!(bytes.len() as u64, built.summary.bytes);
+        let found = bytes.windows(image.len()).position(|part| part == image);
+        assert_eq!(found.unwrap() % 4096, 0, "{compression:?}");
+        // The archive holds it, and the folder that it lies in.
+        let header = bytes[..found.unwrap()]
+            .windows(6)
+            .rposition(|part| part == b"070701");
+        let entry = iofs_cpio::Reader::at(&bytes, header.unwrap())
+            .next()
+            .unwrap()
+            .unwrap();
+        assert_eq!(entry.path().unwrap(), b"initoverlayfs/image.raw");
+        assert_eq!(entry.data, image);
+        let again = build_mini(&request, &Silent).unwrap();
+        assert_eq!(again.summary.bytes, built.summary.bytes);
+        assert!(fs::read(&request.output).unwrap() == bytes);
+    }
+}
+
+#[test]
+fn a_boot_from_memory_alone_takes_no_disk_driver_along() {
+    let kernel = FakeKernel::new();
+    let (request, _) = with_image(&kernel, 4096);
+    let built = build_mini(&request, &Silent).unwrap();
+    let taken = names(&built);
+    for module in ["loop", "dm_mod", "erofs", "overlay"] {
+        assert!(taken.contains(&module), "{taken:?}");
+    }
+    assert!(!taken.contains(&"virtio_blk"), "{taken:?}");
+    assert!(built.plan.aliases.is_empty());
+    // With a disk to be tried first they are all there.
+    let (mut request, _) = with_image(&kernel, 4096);
+    let disk = kernel.request(Modules::Generic).candidates[0].clone();
+    request.candidates.insert(0, disk);
+    let built = build_mini(&request, &Silent).unwrap();
+    assert!(names(&built).contains(&"virtio_blk"), "{:?}", names(&built));
+}
+
+#[test]
+fn an_embedded_image_and_its_candidate_go_together() {
+    let kernel = FakeKernel::new();
+    let (mut request, _) = with_image(&kernel, 4096);
+    request.embed = None;
+    let error = build_mini(&request, &Silent).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Usage);
+    let mut request = kernel.request(Modules::Generic);
+    request.embed = Some(kernel.path().join("init"));
+    let error = build_mini(&request, &Silent).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Usage);
+}
+
+#[test]
+fn an_image_of_4_gib_cannot_be_embedded() {
+    let kernel = FakeKernel::new();
+    let (request, _) = with_image(&kernel, 0);
+    let file = fs::File::create(request.embed.as_ref().unwrap()).unwrap();
+    file.set_len(1 << 32).unwrap();
+    let error = build_mini(&request, &Silent).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Limit);
+    assert!(error.to_string().contains("4294967296 bytes"), "{error}");
+    assert!(!request.output.exists());
+}
+
+#[test]
+fn memory_that_the_loader_fills_needs_its_drivers() {
+    let kernel = FakeKernel::new();
+    let mut request = kernel.request(Modules::Generic);
+    request.candidates[0].partition = Selector::Pmem { dax: false };
+    request.candidates[0].file = None;
+    // This kernel has none.
+    let error = build_mini(&request, &Silent).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Modules);
+    assert!(error.advice().unwrap().contains("PMEM"), "{error:?}");
+}

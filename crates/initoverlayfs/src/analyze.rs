@@ -19,6 +19,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
+use iofs_plan::Selector;
 use serde::Serialize;
 
 use crate::cli::AnalyzeArgs;
@@ -227,9 +228,10 @@ impl Analysis {
     /// One line about what booted.
     fn title(&self) -> String {
         let place = match (&self.image, &self.root) {
-            (Some(image), _) => match &image.file {
-                Some(file) => format!("{file} on {} ({})", image.partition, self.auth),
-                None => format!("{} ({})", image.partition, self.auth),
+            (Some(image), _) => match (&image.file, &image.partition) {
+                (Some(file), Some(partition)) => format!("{file} on {partition} ({})", self.auth),
+                (None, Some(partition)) => format!("{partition} ({})", self.auth),
+                (_, None) => format!("{} ({})", Selector::Embedded, self.auth),
             },
             (None, Some(root)) => {
                 let usr = root.usr.as_ref();

@@ -1,6 +1,7 @@
 //! `build`: init image and mini-initramfs, perhaps a UKI, with a manifest beside
 //! them.
 
+mod memory;
 mod plan;
 mod programs;
 mod report;
@@ -15,10 +16,12 @@ use installer::manifest::{self, Artefact, Manifest, Place};
 
 use crate::cli::BuildArgs;
 use crate::error::{CliError, Result};
-use crate::place::candidates;
+use crate::place::{PlaceArg, candidates};
 use crate::ui;
+use memory::Memory;
 use plan::BuildPlan;
 
+pub(crate) use memory::parse_address;
 pub(crate) use plan::modules;
 pub(crate) use trust::parse_key;
 
@@ -35,6 +38,7 @@ struct Built {
     image: BuiltImage,
     mini: BuiltMini,
     uki: Option<BuiltUki>,
+    memory: Option<Memory>,
 }
 
 pub(crate) fn run(args: BuildArgs) -> Result<()> {
@@ -81,14 +85,25 @@ fn build(plan: &BuildPlan, bars: &ui::Bars) -> Result<Built> {
     }
     mini.product.clone_from(&product);
     mini.early.clone_from(&image.early);
+    if plan.places.contains(&PlaceArg::Embedded) {
+        mini.embed = Some(plan.image.output.clone());
+    }
     let mini = ahead.build(&mini, bars)?;
+    let memory = memory(plan, dir)?;
+    // What install may still choose is not chosen here.
+    let cmdline = match (&memory, &plan.cmdline) {
+        (Some(memory), other) if other.is_some() || plan.uki.is_some() => {
+            Some(memory.cmdline(other.as_deref()))
+        }
+        (_, other) => other.clone(),
+    };
     let uki = match &plan.uki {
         None => None,
         Some(uki) => Some(uki.build(
             [UKI, KERNEL, MINI].map(|name| dir.join(name)),
             &product,
             &plan.mini.kernel.release,
-            plan.cmdline.as_deref(),
+            cmdline.as_deref(),
             bars,
         )?),
     };
@@ -115,7 +130,7 @@ fn build(plan: &BuildPlan, bars: &ui::Bars) -> Result<Built> {
             .direct
             .as_ref()
             .map_or_else(Vec::new, |direct| direct.kinds.clone()),
-        cmdline: plan.cmdline.clone(),
+        cmdline,
     };
     write_manifest(dir, &manifest)?;
     Ok(Built {
@@ -123,7 +138,19 @@ fn build(plan: &BuildPlan, bars: &ui::Bars) -> Result<Built> {
         image,
         mini,
         uki,
+        memory,
     })
+}
+
+/// What the loader needs to know, if it is asked for.
+fn memory(plan: &BuildPlan, dir: &Path) -> Result<Option<Memory>> {
+    let Some(address) = plan.memory else {
+        return Ok(None);
+    };
+    let image = Artefact::of(dir, plan.image_name)?;
+    let path = std::path::absolute(&plan.image.output)
+        .map_err(|e| CliError::io("find", &plan.image.output, e))?;
+    Memory::of(&path, image.size, address).map(Some)
 }
 
 /// Writes the manifest of the set in `dir`.

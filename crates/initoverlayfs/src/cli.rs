@@ -126,6 +126,9 @@ pub struct BuildArgs {
     /// partition. `partition:SELECTOR`: the partition is the image; without a
     /// selector, that with the PARTUUID that a sealed image has by its root hash.
     /// SELECTOR is `PARTLABEL=NAME`, `PARTUUID=GUID` or `TYPE=GUID`.
+    /// `embedded`: packed into the mini-initramfs. `pmem`: in memory that firmware or
+    /// boot loader fill (see --memory); `pmem:dax` uses its pages where they lie, for
+    /// images without compression. What is in memory is tried last.
     #[arg(long, value_name = "PLACE", default_value = "esp")]
     pub image_on: Vec<PlaceArg>,
 
@@ -133,6 +136,18 @@ pub struct BuildArgs {
     /// /PRODUCT/VERSION/image.raw, below /boot for `boot`]
     #[arg(long, value_name = "PATH")]
     pub image_path: Option<String>,
+
+    /// Say what a loader needs that puts the image into memory, for `--image-on pmem`,
+    /// at this ADDRESS [default: 0x100000000, 4 GiB]
+    ///
+    /// The address is a multiple of 2 MiB, of memory that neither firmware nor kernel
+    /// use before the kernel reads its command line. That has to set it apart
+    /// (`memmap=SIZE!ADDRESS`): a UKI and what --cmdline says get that argument here, an
+    /// entry with another command line needs it too.
+    #[arg(long, value_name = "ADDRESS", num_args = 0..=1,
+          default_missing_value = "0x100000000",
+          value_parser = crate::build::parse_address)]
+    pub memory: Option<u64>,
 
     /// Compression of the mini-initramfs
     #[arg(long, value_name = "HOW", value_enum, default_value_t = CompressArg::Zstd)]

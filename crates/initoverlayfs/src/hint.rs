@@ -68,6 +68,7 @@ fn of_this_boot(record: &Path, sysfs: &Path) -> Result<Vec<String>> {
         .and_then(|path| path.strip_prefix("/dev/"))
         .ok_or_else(|| {
             CliError::usage(format!("{} names no /image/partition", record.display()))
+                .hint("An image in the mini-initramfs needs no driver, and so no hint.")
         })?;
     let mut modules = builder::drivers_of(sysfs, partition)?;
     modules.truncate(iofs_cmdline::MAX_HINTS);

@@ -20,6 +20,13 @@ pub enum PlaceArg {
     /// The partition is the image; without a selector, that with the PARTUUID
     /// that follows from the root hash.
     Partition(Option<Selector>),
+    /// Memory that firmware or boot loader fill.
+    Pmem {
+        /// Whether pages are used where they lie.
+        dax: bool,
+    },
+    /// The mini-initramfs.
+    Embedded,
 }
 
 impl FromStr for PlaceArg {
@@ -31,13 +38,18 @@ impl FromStr for PlaceArg {
             "xbootldr" => return Ok(Self::Xbootldr),
             "boot" => return Ok(Self::Boot),
             "partition" => return Ok(Self::Partition(None)),
+            "pmem" => return Ok(Self::Pmem { dax: false }),
+            "pmem:dax" => return Ok(Self::Pmem { dax: true }),
+            "embedded" => return Ok(Self::Embedded),
             _ => {}
         }
         match text.split_once(':') {
             Some(("file", which)) => selector(which).map(Self::File),
             Some(("partition", which)) => selector(which).map(Some).map(Self::Partition),
             _ => Err(
-                "use esp, xbootldr, boot, file:SELECTOR, partition or partition:SELECTOR".into(),
+                "use esp, xbootldr, boot, file:SELECTOR, partition, partition:SELECTOR, pmem, \
+                 pmem:dax or embedded"
+                    .into(),
             ),
         }
     }
@@ -85,7 +97,14 @@ impl PlaceArg {
             Self::Boot => "boot",
             Self::File(_) => "file",
             Self::Partition(_) => "partition",
+            Self::Pmem { .. } => "pmem",
+            Self::Embedded => "embedded",
         }
+    }
+
+    /// Whether the image is in memory before the kernel starts.
+    pub(crate) fn is_memory(&self) -> bool {
+        matches!(self, Self::Pmem { .. } | Self::Embedded)
     }
 
     /// The plan's candidate; `path` is the image's path inside the boot folder,
@@ -101,6 +120,8 @@ impl PlaceArg {
             ),
             Self::File(selector) => (selector.clone(), file(path.into())),
             Self::Partition(Some(selector)) => (selector.clone(), None),
+            Self::Pmem { dax } => (Selector::Pmem { dax: *dax }, None),
+            Self::Embedded => (Selector::Embedded, None),
             // The nil GUID names no partition, and no plan is made of it.
             Self::Partition(None) => (Selector::PartUuid(by_hash.unwrap_or_default()), None),
         };
@@ -122,10 +143,12 @@ fn root_type() -> Uuid {
     }
 }
 
-/// The plan's candidates, each with a name of its own.
+/// The plan's candidates, each with a name of its own. Those in memory come last: they
+/// are always there, and are as old as the mini-initramfs or the loader's memory of it.
 pub(crate) fn candidates(places: &[PlaceArg], path: &str, by_hash: Option<Uuid>) -> Vec<Candidate> {
     let mut made: Vec<Candidate> = Vec::new();
-    for place in places {
+    let (memory, disks): (Vec<_>, Vec<_>) = places.iter().partition(|place| place.is_memory());
+    for place in disks.into_iter().chain(memory) {
         let kind = place.name();
         let same = made.iter().filter(|c| c.name.starts_with(kind)).count();
         let name = match same {
@@ -176,6 +199,18 @@ mod tests {
         ] {
             assert!(bad.parse::<PlaceArg>().is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn what_is_in_memory_is_the_fallback() {
+        let places = ["embedded", "pmem:dax", "esp"].map(|text| text.parse().unwrap());
+        let made = candidates(&places, "/image.raw", None);
+        let names: Vec<&str> = made.iter().map(|c| c.name.as_str()).collect();
+        assert_eq!(names, ["esp", "embedded", "pmem"]);
+        assert_eq!(made[1].partition, Selector::Embedded);
+        assert_eq!(made[2].partition, Selector::Pmem { dax: true });
+        assert!(made[1].file.is_none() && made[2].file.is_none());
+        assert!("pmem:x".parse::<PlaceArg>().is_err());
     }
 
     #[test]

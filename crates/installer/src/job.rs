@@ -106,7 +106,19 @@ pub(crate) fn resolve(
         })?;
     }
     let tokens = identity::tokens(&root, &options.entry_token, &manifest.product)?;
-    let (target, image, token) = if options.image_partitions.is_empty() {
+    let embedded = target::embedded(&manifest.candidates);
+    let (target, image, token) = if let Some(place) = embedded {
+        if !options.image_partitions.is_empty() {
+            return Err(InstallError::new(
+                ErrorKind::PathMismatch,
+                "the image is packed into the mini-initramfs: no partition is looked at for it",
+            )
+            .with_hint("leave --image-partitions out, or build with --image-on partition"));
+        }
+        let target = target::beside(system, &root, options, place)?;
+        let token = tokens.into_iter().map(|(token, _)| token).next();
+        (target, None, token.unwrap_or_default())
+    } else if options.image_partitions.is_empty() {
         let target = target::find(system, &root, options, &manifest.candidates)?;
         let token = choose_token(&target, &tokens, version, &manifest.image.name)?;
         (target, None, token)
@@ -148,7 +160,7 @@ pub(crate) fn resolve(
         options: &cmdline,
     })?;
 
-    let with_image = image.is_none();
+    let with_image = image.is_none() && embedded.is_none();
     let (folders, files) = layout(&target, set, with_image, &token, &entry_id, &text)?;
     check_room(vfs, &target, &files.iter().collect::<Vec<_>>())?;
     Ok(Job {
@@ -276,7 +288,7 @@ fn uki_job(
     let linux = efi.join("Linux");
     let mut image = Vec::new();
     let mut folders = Vec::new();
-    if image_job.is_none() {
+    if image_job.is_none() && target::embedded(&manifest.candidates).is_none() {
         let to = inner.join(&manifest.image.name);
         image.push(from_set(set, &manifest.image, to, 0o600));
         folders.extend([outer, inner]);

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::Options;
 use crate::error::{ErrorKind, InstallError};
-use crate::manifest::Place;
+use crate::manifest::{Partition, Place};
 use crate::system::{Mount, PartitionIdentity, System};
 
 /// GPT type of the EFI system partition (UEFI specification, 5.3.3).
@@ -87,8 +87,11 @@ pub(crate) fn find(
     for place in candidates {
         let selector = place.selector()?;
         let found = match (&place.file, &selector) {
-            (_, Selector::Pmem { .. } | Selector::Embedded) => {
+            (_, Selector::Pmem { .. }) => {
                 Err("nothing is installed there: the boot loader fills memory".into())
+            }
+            (_, Selector::Embedded) => {
+                Err("the mini-initramfs has it, and an image on a disk is to be tried first".into())
             }
             (None, _) => Err(
                 "the image is a partition of its own, and none is named with --image-partitions"
@@ -120,8 +123,23 @@ pub(crate) fn find(
     ))
 }
 
+/// The candidate of a set whose image is packed into its mini-initramfs and awaited
+/// on no disk.
+pub(crate) fn embedded(candidates: &[Place]) -> Option<&Place> {
+    let memory = |place: &Place| {
+        matches!(
+            place.partition,
+            Partition::Embedded | Partition::Pmem { .. }
+        )
+    };
+    let mut packed = candidates.iter();
+    packed
+        .find(|place| place.partition == Partition::Embedded)
+        .filter(|_| candidates.iter().all(memory))
+}
+
 /// The target for what a boot needs beside an image that has partitions of its
-/// own: a file system that firmware and boot loaders read.
+/// own or is packed into the mini-initramfs: a file system that firmware and boot loaders read.
 pub(crate) fn beside(
     system: &System,
     root: &Path,

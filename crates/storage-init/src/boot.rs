@@ -4,6 +4,7 @@ use core::convert::Infallible;
 
 use alloc::format;
 use freestanding::Start;
+use iofs_plan::Selector;
 use kernel_abi::uevent::Uevents;
 
 use crate::direct::Ended;
@@ -67,7 +68,7 @@ pub fn run(
     modules.want_first(&settings.hint);
     if settings
         .candidates()
-        .all(|candidate| candidate.file.is_some())
+        .all(|candidate| candidate.file.is_some() || candidate.partition == Selector::Embedded)
     {
         modules.want_for_image("loop");
     }

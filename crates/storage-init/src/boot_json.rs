@@ -99,6 +99,11 @@ pub fn render(
         Some(file) => format!("{}", Quoted(file)),
         None => "null".into(),
     };
+    // No device: the mini-initramfs, which is gone.
+    let partition = match found.part.is_embedded() {
+        true => "null".into(),
+        false => format!("{}", Quoted(&found.part.device())),
+    };
     let auth = settings.plan.auth.name();
     let root_hash = match &found.proof {
         Some(proof) => format!("\"{}\"", proof.trees.root),
@@ -117,7 +122,7 @@ pub fn render(
         auth = Quoted(auth),
         root_hash = root_hash,
         candidate = Quoted(&found.candidate.name),
-        partition = Quoted(&format!("/dev/{}", found.part.name)),
+        partition = partition,
         partuuid = found.part.entry.part_guid,
         file = file,
         extents = extents,

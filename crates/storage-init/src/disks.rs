@@ -16,6 +16,7 @@ use kernel_abi::block::Device;
 use kernel_abi::dm::SECTOR;
 use kernel_abi::file;
 
+use crate::memory;
 use crate::paths::Paths;
 use crate::report::join;
 
@@ -38,7 +39,8 @@ pub struct Disk {
     pub partitions: Result<Vec<Partition>, String>,
 }
 
-/// A partition that the kernel shows and the table describes.
+/// A partition that the kernel shows and the table describes; or memory that stands
+/// for one ([`memory`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {
     /// The kernel's name: `vda1`.
@@ -49,6 +51,30 @@ pub struct Part {
     pub block_size: u32,
     /// What the table says of it.
     pub entry: Partition,
+}
+
+impl Part {
+    /// Its device for messages, or what stands for one.
+    #[must_use]
+    pub fn device(&self) -> String {
+        match self.is_embedded() {
+            true => format!("{}", Selector::Embedded),
+            false => format!("/dev/{}", self.name),
+        }
+    }
+
+    /// Where something on it is, for messages.
+    #[must_use]
+    pub fn place(&self) -> String {
+        let preposition = if self.is_embedded() { "in" } else { "on" };
+        format!("{preposition} {}", self.device())
+    }
+
+    /// Whether it is a file in the mini-initramfs.
+    #[must_use]
+    pub fn is_embedded(&self) -> bool {
+        self.disk.is_empty()
+    }
 }
 
 /// All disks, in the order in which they came.
@@ -82,7 +108,11 @@ impl Inventory {
     /// The partitions that `selector` means and the kernel shows.
     #[must_use]
     pub fn matching(&self, selector: &Selector, paths: &Paths) -> Vec<Part> {
-        self.shown(paths, &|_, entry| selects(selector, entry))
+        match selector {
+            Selector::Pmem { .. } => memory::devices(self),
+            Selector::Embedded => alloc::vec![memory::embedded(paths)],
+            _ => self.shown(paths, &|_, entry| selects(selector, entry)),
+        }
     }
 
     /// The partitions of a type on the disk `disk` that the kernel shows.
@@ -259,8 +289,11 @@ fn attribute(name: &str, attribute: &str, paths: &Paths) -> Option<u64> {
 /// # Errors
 /// The kernel's, or if it is not as long as the table says.
 pub fn open_partition(part: &Part, paths: &Paths) -> Result<Device, String> {
-    let device = Device::open(&format!("{}/{}", paths.dev, part.name))
-        .map_err(|error| format!("{error}"))?;
+    let path = match part.is_embedded() {
+        true => part.name.clone(),
+        false => format!("{}/{}", paths.dev, part.name),
+    };
+    let device = Device::open(&path).map_err(|error| format!("{error}"))?;
     if device.size() == part.entry.len {
         Ok(device)
     } else {

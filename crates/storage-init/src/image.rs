@@ -14,13 +14,14 @@ use ddi::{Ddi, Role, Signature};
 use iofs_erofs::Superblock;
 use iofs_ext4::Ext4;
 use iofs_fat::Fat;
-use iofs_plan::{Candidate, Expect, Uuid};
+use iofs_plan::{Candidate, Expect, Selector, Uuid};
 use iofs_source::{FileMap, Limited, Mapped, ReadAt, Window};
 use kernel_abi::block::Device;
 
 use crate::disks::{Inventory, Part, open_partition};
 use crate::kernel_mount;
 use crate::log::Log;
+use crate::memory;
 use crate::modules::Loader;
 use crate::paths::Paths;
 use crate::report::join;
@@ -66,14 +67,14 @@ pub struct Found {
 pub enum Place {
     /// It is the partition: a bare file system.
     Partition,
-    /// It is the partition: a disk image (DDI) with partitions of its own.
+    /// It is the partition, or memory: a disk image (DDI) with partitions of its own.
     Disk,
     /// The file system is the partition, the hash tree another one.
     Partitions {
         /// The hash tree's.
         hashes: Part,
     },
-    /// In a file.
+    /// In a file, or in the mini-initramfs, as which `device` is open then.
     File(FileMap),
 }
 
@@ -82,17 +83,17 @@ impl Found {
     #[must_use]
     pub fn describe(&self) -> String {
         let size = self.size >> 10;
-        let name = &self.part.name;
+        let device = self.part.device();
         match (&self.place, &self.candidate.file) {
             (Place::File(map), Some(path)) => format!(
-                "{path} on /dev/{name}, {size} KiB in {} extent{}",
+                "{path} on {device}, {size} KiB in {} extent{}",
                 map.extents.len(),
                 if map.extents.len() == 1 { "" } else { "s" }
             ),
             (Place::Partitions { hashes }, _) => {
-                format!("/dev/{name}, {size} KiB, hash tree on /dev/{}", hashes.name)
+                format!("{device}, {size} KiB, hash tree on {}", hashes.device())
             }
-            _ => format!("/dev/{name}, {size} KiB"),
+            _ => format!("{device}, {size} KiB"),
         }
     }
 }
@@ -125,7 +126,7 @@ impl Examiner<'_> {
         log: &mut Log,
     ) -> Result<Found, String> {
         let mut device = open_partition(part, self.paths)?;
-        let (place, (proof, Expect { uuid, size })) = match &candidate.file {
+        let (place, (mut proof, Expect { uuid, size })) = match &candidate.file {
             Some(path) => {
                 let map = match locate(&device, path) {
                     Ok(map) => map,
@@ -144,9 +145,17 @@ impl Examiner<'_> {
                 let result = self.whole(&Mapped::new(&device, &map), candidate.expect, path)?;
                 (Place::File(map), result)
             }
+            None if part.is_embedded() => (
+                Place::File(memory::one_piece(device.size())?),
+                self.whole(&device, candidate.expect, "the file")?,
+            ),
             None if matches!(self.trust, Trust::Anything) => (
                 Place::Partition,
                 self.whole(&device, candidate.expect, "the partition")?,
+            ),
+            None if matches!(candidate.partition, Selector::Pmem { .. }) => (
+                Place::Disk,
+                self.whole(&device, candidate.expect, "the memory")?,
             ),
             None if has_table(&device) => (
                 Place::Disk,
@@ -154,6 +163,9 @@ impl Examiner<'_> {
             ),
             None => self.spread(part, candidate.expect)?,
         };
+        if let Some(proof) = proof.as_mut().filter(|_| memory::wants_dax(candidate)) {
+            memory::prove(&device, proof)?;
+        }
         Ok(Found {
             candidate: candidate.clone(),
             part: part.clone(),

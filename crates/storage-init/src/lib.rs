@@ -23,6 +23,7 @@ pub mod image;
 pub mod kernel_mount;
 pub mod log;
 pub mod measure;
+pub mod memory;
 pub mod modules;
 pub mod pack;
 pub mod paths;

@@ -17,6 +17,8 @@ pub struct Paths {
     pub modules: String,
     /// The folder of the packs.
     pub packs: String,
+    /// The image that is packed into the mini-initramfs.
+    pub embedded: String,
     /// The drivers that this image does not have.
     pub absent: String,
     /// Where the loader's credentials and extensions are.
@@ -34,6 +36,7 @@ impl Paths {
             plan: iofs_plan::PATH.into(),
             modules: iofs_plan::MODULES_DIR.into(),
             packs: iofs_plan::PACKS_DIR.into(),
+            embedded: iofs_plan::EMBEDDED.into(),
             absent: iofs_plan::ABSENT.into(),
             extra: "/.extra".into(),
         }

@@ -9,6 +9,7 @@ use kernel_abi::mount::{self, Flags};
 
 use crate::image::Found;
 use crate::log::Log;
+use crate::memory;
 use crate::release::Release;
 use crate::report::Failure;
 use crate::settings::Settings;
@@ -55,8 +56,10 @@ pub fn mount(
     if settings.record {
         record::start(device, found, log);
     }
-    let result = mount_image(&device.path).and_then(|()| {
-        if settings.prefetch {
+    let dax = memory::wants_dax(&found.candidate);
+    let result = mount_image(&device.path, dax, log).and_then(|()| {
+        // There is nothing to read where pages are used where they lie.
+        if settings.prefetch && !dax {
             prefetch::start(IMAGE, device, found, log);
         }
         // The mount holds the devices now: these go when it does.
@@ -114,10 +117,26 @@ fn overlay() -> Result<(), Failure> {
     Ok(())
 }
 
-fn mount_image(device: &str) -> Result<(), Failure> {
+fn mount_image(device: &str, dax: bool, log: &mut Log) -> Result<(), Failure> {
     // The overlay has its devices from the layers, and flags of its own; what is
     // read before it is there are files.
     let flags = Flags::RDONLY | Flags::NOATIME | Flags::NODEV;
+    if dax {
+        let mounted = mount::mount(device, IMAGE, "erofs", flags, "dax=always");
+        match mounted {
+            Ok(()) if memory::has_dax(IMAGE) => {
+                log.info(format_args!("the image is used where it lies (DAX)"));
+                return Ok(());
+            }
+            Ok(()) => {
+                log.warn(format_args!(
+                    "the kernel has no DAX for {device}: pages are copied"
+                ));
+                return Ok(());
+            }
+            Err(error) => log.warn(format_args!("no DAX, pages are copied: {error}")),
+        }
+    }
     mount::mount(device, IMAGE, "erofs", flags, "").map_err(|error| {
         Failure::new(format_args!(
             "the image on {device} cannot be mounted: {error}"

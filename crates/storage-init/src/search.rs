@@ -13,6 +13,7 @@ use crate::firmware;
 use crate::hunt::Hunt;
 use crate::image::{Examiner, Found};
 use crate::log::Log;
+use crate::memory;
 use crate::modules::{ALL_STUCK_AFTER_US, Loader, Turn};
 use crate::paths::Paths;
 use crate::report::Failure;
@@ -90,8 +91,8 @@ impl<'a> Search<'a> {
         log: &mut Log,
     ) -> Result<Found, Failure> {
         log.error(format_args!(
-            "the image on /dev/{} cannot be used: {}",
-            found.part.name,
+            "the image {} cannot be used: {}",
+            found.part.place(),
             failure.what()
         ));
         self.misses.push(Miss {
@@ -136,7 +137,8 @@ impl<'a> Search<'a> {
         modules: &mut Loader<'_>,
         log: &mut Log,
     ) -> Option<Vec<Part>> {
-        let by_guid = matches!(candidate.partition, Selector::PartUuid(_));
+        let by_guid = matches!(candidate.partition, Selector::PartUuid(_))
+            || memory::is_memory(&candidate.partition);
         let alone = parts.len() < 2 && matches!(self.trust, Trust::Sealed(_));
         if by_guid || parts.is_empty() || alone {
             return Some(parts);
@@ -179,7 +181,7 @@ impl<'a> Search<'a> {
     }
 
     fn miss(&mut self, candidate: &Candidate, part: Part, why: String, log: &mut Log) {
-        log.error(format_args!("no image on /dev/{}: {why}", part.name));
+        log.error(format_args!("no image {}: {why}", part.place()));
         self.misses.push(Miss {
             candidate: candidate.clone(),
             part,
@@ -299,11 +301,16 @@ impl Hunt for Search<'_> {
         seen.extend(
             self.misses
                 .iter()
-                .map(|miss| format!("/dev/{}: {}", miss.part.name, miss.why)),
+                .map(|miss| format!("{}: {}", miss.part.device(), miss.why)),
         );
         seen.extend(undriven::describe(&self.settings.plan, self.paths));
         seen.push(modules.summary());
-        let advice = if self.inventory.disks.is_empty() {
+        let mut candidates = self.settings.candidates();
+        let advice = if candidates.all(|candidate| memory::is_memory(&candidate.partition)) {
+            "the image is awaited in memory only: where the boot loader puts it there, the kernel \
+             command line has to say where (memmap=SIZE!ADDRESS, as build --memory prints it); \
+             else build the mini-initramfs again"
+        } else if self.inventory.disks.is_empty() {
             "no storage driver in this mini-initramfs found its device: build it with \
              --modules generic, or name the driver of the disk"
         } else if self

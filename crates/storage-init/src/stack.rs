@@ -8,13 +8,16 @@
 //! whole ESP with the same file system UUID would let udev point
 //! `/dev/disk/by-uuid` at it.
 //!
+//! An image in the mini-initramfs has its loop device over the file itself, without
+//! direct I/O, which neither ramfs nor tmpfs knows. One in memory that is used where
+//! it lies has dm-linear alone, which passes DAX on.
+//!
 //! dm-verity comes on top. File system and hash tree may be one device below it,
 //! so one loop device does for a disk image in a file in one piece.
 
 use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::string::String;
-use alloc::vec;
 use alloc::vec::Vec;
 
 use iofs_plan::{Auth, OnCorruption, RootHash};
@@ -27,6 +30,7 @@ use kernel_abi::{AsFd, Errno, block, file};
 
 use crate::image::{Found, Place};
 use crate::log::Log;
+use crate::memory;
 use crate::modules::Loader;
 use crate::report::Failure;
 use crate::settings::Settings;
@@ -58,6 +62,8 @@ pub struct ImageDevice {
     /// The mapped devices, each on those before it, and what made them.
     pub mapped: Vec<Mapped>,
     mapper: Option<Mapper>,
+    /// Whether the loop device's blocks are cached once.
+    direct_io: bool,
 }
 
 impl ImageDevice {
@@ -68,7 +74,8 @@ impl ImageDevice {
             return self.path.clone();
         };
         if self.mapped.is_empty() {
-            return format!("{} (loop, direct I/O)", self.path);
+            let how = if self.direct_io { ", direct I/O" } else { "" };
+            return format!("{} (loop{how})", self.path);
         }
         let mut text = format!("{} ({top}", self.path);
         for layer in below.iter().rev() {
@@ -197,6 +204,13 @@ fn proven(
     modules: &mut Loader<'_>,
     log: &mut Log,
 ) -> Result<(), Failure> {
+    if memory::wants_dax(&found.candidate) {
+        let len = proof.trees.superblock.params.data_len();
+        let map = identity(found.part.entry.len)?;
+        let data = range(&map, proof.ddi.root.start, len);
+        found.device.path().clone_into(&mut device.path);
+        return linear(device, NAME, found, &data, 0, modules, log);
+    }
     let below = below(device, found, proof, modules, log)?;
     let superblock = &proof.trees.superblock;
     let key = format!("initoverlayfs:{}", superblock.uuid);
@@ -420,13 +434,7 @@ fn in_one_piece(data: &[Extent], hashes: &[Extent], hash_block: u64) -> Option<u
 
 /// A whole partition as a file in one piece.
 fn identity(len: u64) -> Result<FileMap, Failure> {
-    let mut map = FileMap {
-        size: len,
-        extents: vec![],
-    };
-    map.push(0, len)
-        .map_err(|error| Failure::new(format_args!("{error}")))?;
-    Ok(map)
+    memory::one_piece(len).map_err(|error| Failure::new(format_args!("{error}")))
 }
 
 /// `MAJOR:MINOR` of a device.
@@ -466,6 +474,7 @@ fn attach(
     device.path.clone_from(&lower.path);
     device.layers.push(lower.path.clone());
     device.loop_device = Some(lower);
+    device.direct_io = !found.part.is_embedded();
     Ok(start)
 }
 

@@ -211,6 +211,7 @@ mod tests {
         let paths = Paths {
             sys: root.join("sys").to_str().unwrap().to_string(),
             absent: root.join("absent").to_str().unwrap().to_string(),
+            embedded: root.join("image.raw").to_str().unwrap().to_string(),
             ..Paths::kernel()
         };
         assert_eq!(

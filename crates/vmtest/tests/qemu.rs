@@ -24,6 +24,8 @@ mod interop;
 mod kernels;
 #[path = "qemu/look.rs"]
 mod look;
+#[path = "qemu/memory.rs"]
+mod memory;
 #[path = "qemu/net_roots.rs"]
 mod net_roots;
 #[path = "qemu/portable.rs"]
@@ -81,6 +83,7 @@ const TESTS: &[&[Test]] = &[
     boots::TESTS,
     analyze::TESTS,
     direct::TESTS,
+    memory::TESTS,
     portable::TESTS,
     profile::TESTS,
     buses::TESTS,

@@ -19,6 +19,8 @@ mod anatomy;
 mod appended;
 #[path = "uml/direct.rs"]
 mod direct;
+#[path = "uml/embedded.rs"]
+mod embedded;
 #[path = "uml/faults.rs"]
 mod faults;
 #[path = "uml/ground.rs"]
@@ -74,6 +76,7 @@ const TESTS: &[&[Test]] = &[
     direct::TESTS,
     usr::TESTS,
     kernel_mounts::TESTS,
+    embedded::TESTS,
     appended::TESTS,
     faults::TESTS,
     trust::TESTS,

@@ -1,5 +1,6 @@
 //! The bytes of the mini-initramfs: archives and their compression.
 
+use super::embedded::Embedded;
 use super::packs::{self, Layout};
 use super::plan;
 use super::select::Chosen;
@@ -7,7 +8,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::image::Pending;
 use crate::request::{Compression, MiniRequest};
 use iofs_cpio::{Format, NewEntry, WriteError, Writer};
-use std::io::Write;
+use std::fs::File;
+use std::io::{BufWriter, Write};
 
 /// What the kernel and storage-init need to find: folders to mount on.
 const FOLDERS: [&str; 6] = [
@@ -35,6 +37,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) frames: &'a [Vec<u8>],
     /// The compressed list of absent drivers.
     pub(crate) absent: Option<&'a [u8]>,
+    /// The image, if it is packed too.
+    pub(crate) embedded: Option<&'a Embedded>,
 }
 
 /// What was written.
@@ -52,7 +56,8 @@ pub(crate) struct Written {
 /// Packs are compressed already and follow in an archive of their own that is
 /// not compressed: the kernel takes any sequence of both kinds, and copies
 /// these bytes once instead of passing them through its decompressor. LZ4's
-/// legacy format has no end, so there nothing can follow.
+/// legacy format has no end, so there nothing can follow. An image lies behind the
+/// packs, or in front where it cannot.
 pub(crate) fn write(request: &MiniRequest, parts: &Parts<'_>) -> Result<Written> {
     let apart = matches!(
         request.compression,
@@ -72,22 +77,67 @@ pub(crate) fn write(request: &MiniRequest, parts: &Parts<'_>) -> Result<Written>
     };
     let raw_bytes = archive.len() as u64 + packs.len() as u64;
     let (packed, compression) = compress(request.compression, &archive)?;
-    let mut file = request.early.clone();
-    for segment in [packed, packs] {
-        if !segment.is_empty() {
-            // An uncompressed archive must lie at a multiple of 4.
-            file.resize(file.len().next_multiple_of(4), 0);
-            file.extend_from_slice(&segment);
-        }
-    }
+    let (first, last) = match request.compression {
+        Compression::Lz4 => (parts.embedded, None),
+        _ => (None, parts.embedded),
+    };
     let pending = Pending::new(&request.output)?;
-    std::fs::write(pending.path(), &file).map_err(Error::io("writing", pending.path()))?;
+    let path = pending.path();
+    let file = File::create(path).map_err(Error::io("creating", path))?;
+    let mut out = Segments {
+        out: BufWriter::new(file),
+        len: 0,
+    };
+    let io = |error| Error::io("writing", path)(error);
+    out.add(&request.early).map_err(io)?;
+    out.embed(first)?;
+    for segment in [packed, packs] {
+        out.add(&segment).map_err(io)?;
+    }
+    out.embed(last)?;
+    out.out.flush().map_err(io)?;
     pending.commit()?;
     Ok(Written {
         raw_bytes,
-        bytes: file.len() as u64,
+        bytes: out.len,
         compression,
     })
+}
+
+/// A file in the making, of one segment behind the other.
+struct Segments<W> {
+    out: W,
+    len: u64,
+}
+
+impl<W: Write> Segments<W> {
+    fn add(&mut self, segment: &[u8]) -> std::io::Result<()> {
+        if !segment.is_empty() {
+            self.align()?;
+            self.out.write_all(segment)?;
+            self.len += segment.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// An uncompressed archive must lie at a multiple of 4.
+    fn align(&mut self) -> std::io::Result<()> {
+        while self.len % 4 != 0 {
+            self.out.write_all(&[0])?;
+            self.len += 1;
+        }
+        Ok(())
+    }
+
+    fn embed(&mut self, image: Option<&Embedded>) -> Result<()> {
+        if let Some(image) = image {
+            self.align().map_err(|source| {
+                Error::new(ErrorKind::Io, "writing the mini-initramfs failed").source(source)
+            })?;
+            self.len = image.write(&mut self.out, self.len)?;
+        }
+        Ok(())
+    }
 }
 
 /// What every boot unpacks. Owner, group and times are 0 and the order is fixed,
@@ -131,7 +181,7 @@ fn add_packs(writer: &mut Writer, parts: &Parts<'_>) -> std::result::Result<(), 
 }
 
 /// A path as archives have it.
-fn inside(path: &str) -> &str {
+pub(crate) fn inside(path: &str) -> &str {
     path.trim_start_matches('/')
 }
 

@@ -3,6 +3,7 @@
 mod absent;
 mod archive;
 mod catalogue;
+mod embedded;
 pub(crate) mod host;
 mod index;
 mod pack;

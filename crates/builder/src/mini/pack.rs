@@ -2,6 +2,7 @@
 
 use super::absent;
 use super::archive;
+use super::embedded::Embedded;
 use super::index::KernelModules;
 use super::packs::Layout;
 use super::plan;
@@ -163,6 +164,7 @@ fn finish(
 ) -> Result<BuiltMini> {
     let mut warnings = Vec::new();
     let init = check(request, &mut warnings)?;
+    let embedded = Embedded::open(request)?;
     let fits = |collected: &Collected| -> Result<bool> {
         let chosen = choose(collected.kernel.as_ref(), request, &mut Vec::new())?;
         let compression = collected.compression == request.compression;
@@ -195,6 +197,7 @@ fn finish(
             layout: &layout,
             frames,
             absent: absent.as_deref(),
+            embedded: embedded.as_ref(),
         };
         archive::write(request, &parts)
     })?;
@@ -215,6 +218,7 @@ fn finish(
             modules: summarize(&chosen, modules, &layout),
             packs: summarize_packs(&layout, frames),
             absent_bytes: absent.map_or(0, |absent| absent.len() as u64),
+            embedded_bytes: embedded.map_or(0, |image| image.len.into()),
             aliases: plan.aliases.len() as u64,
             kernel_release: request.kernel.release.clone(),
             warnings,

@@ -15,6 +15,10 @@ const IMAGE: [&str; 2] = ["erofs", "overlay"];
 /// What an image that is a file on a partition needs.
 const MAPPING: [&str; 2] = ["loop", "dm-mod"];
 
+/// What makes a device of memory that the kernel command line sets apart
+/// (`memmap=nn!ss`); PID 1 loads it at once, as no device asks for it early enough.
+const MEMORY: [&str; 2] = ["nd-e820", "nd-pmem"];
+
 /// What reads the firmware's variables; PID 1 loads it by its name.
 const VARIABLES: &str = "efivarfs";
 
@@ -62,11 +66,13 @@ pub(crate) fn select<'i>(
             return Ok(Vec::new());
         }
         Modules::Drivers(names) => drivers(index, names)?,
+        // Nothing is read from a disk.
+        Modules::Host(_) | Modules::Generic if in_memory(request) => Vec::new(),
         Modules::Host(disks) => host_drivers(index, disks, warnings)?,
         Modules::Generic => Vec::new(),
     };
     roots.extend(image(kernel, request));
-    if matches!(wanted, Modules::Generic) {
+    if matches!(wanted, Modules::Generic) && !in_memory(request) {
         roots.extend(generic(kernel, warnings)?);
     }
     let order = order(kernel, &mut roots)?;
@@ -100,6 +106,11 @@ fn image(kernel: &KernelModules, request: &MiniRequest) -> Vec<Root> {
     if needs_mapping(request) {
         roots.extend(MAPPING.map(|name| root(name, Role::Mapping, "makes a device of a file")));
     }
+    if needs_pmem(request) {
+        roots.extend(
+            MEMORY.map(|name| root(name, Role::Disk, "makes a device of memory set apart")),
+        );
+    }
     for name in &request.kernel_mounts {
         roots.push(root(name, Role::Mapping, "reads the boot partition"));
     }
@@ -121,7 +132,25 @@ fn image(kernel: &KernelModules, request: &MiniRequest) -> Vec<Root> {
 /// Whether some candidate is a file.
 fn needs_mapping(request: &MiniRequest) -> bool {
     let mut candidates = request.candidates.iter();
-    candidates.any(|candidate| candidate.file.is_some())
+    candidates
+        .any(|candidate| candidate.file.is_some() || candidate.partition == Selector::Embedded)
+}
+
+/// Whether some candidate is memory that the loader fills.
+fn needs_pmem(request: &MiniRequest) -> bool {
+    let mut candidates = request.candidates.iter();
+    candidates.any(|candidate| matches!(candidate.partition, Selector::Pmem { .. }))
+}
+
+/// Whether no boot reads from a disk.
+fn in_memory(request: &MiniRequest) -> bool {
+    let memory = |candidate: &Candidate| {
+        matches!(
+            candidate.partition,
+            Selector::Pmem { .. } | Selector::Embedded
+        )
+    };
+    request.direct.is_none() && request.candidates.iter().all(memory)
 }
 
 /// The load order of the roots and all that they need; what is of use to these
@@ -242,6 +271,10 @@ fn not_loadable(source: OrderError) -> Error {
             "This kernel has no dm-verity, without which no image can be proven; \
              install the package with its further modules.",
         ),
+        OrderError::NotFound { name } if MEMORY.contains(&name.as_str()) => error.hint(
+            "This kernel makes no device of memory (CONFIG_X86_PMEM_LEGACY, CONFIG_BLK_DEV_PMEM); \
+             put the image on a disk, or into the mini-initramfs (embedded).",
+        ),
         OrderError::NotFound { name } if IMAGE.contains(&name.as_str()) => error.hint(format!(
             "This kernel has no {name}; install the package with its further modules."
         )),
@@ -350,6 +383,9 @@ fn missing_builtins<'r>(index: &Index, request: &'r MiniRequest) -> Vec<&'r str>
     if needs_mapping(request) {
         needed.extend(MAPPING);
     }
+    if needs_pmem(request) {
+        needed.extend(MEMORY);
+    }
     needed.retain(|name| !index.is_builtin(name));
     needed
 }
@@ -372,7 +408,7 @@ fn check_builtins(
         let path = path.find("drivers/").and_then(|at| path.get(at..));
         path.is_some_and(|path| catalogue::drives_storage(path, &iofs_kmod::module_name(path)))
     };
-    if !kernel.builtins.iter().any(drives) {
+    if !in_memory(request) && !kernel.builtins.iter().any(drives) {
         warnings.push("this kernel has no storage driver built in that is known".to_owned());
     }
     Ok(())

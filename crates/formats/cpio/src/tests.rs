@@ -464,3 +464,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_header_can_be_written_without_its_data() {
+    let mut whole = Writer::after(vec![0; 8], Format::Newc);
+    whole.align_data(4096);
+    let at = whole.append(&NewEntry::file("a", 0o644, b"12345")).unwrap();
+    let mut apart = Writer::after(vec![0; 8], Format::Newc);
+    apart.align_data(4096);
+    let header = NewEntry::file("a", 0o644, b"");
+    assert_eq!(apart.append_header(&header, 5).unwrap(), at);
+    let folder = NewEntry::directory("b", 0o755);
+    assert!(apart.append_header(&folder, 5).is_err());
+    let mut bytes = apart.into_bytes();
+    assert_eq!((bytes.len(), at), (4096, 4096));
+    bytes.extend_from_slice(b"12345\0\0\0");
+    assert!(bytes == whole.into_bytes());
+}

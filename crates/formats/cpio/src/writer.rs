@@ -204,6 +204,33 @@ impl Writer {
         Ok(self.put(entry, ino, nlink))
     }
 
+    /// Adds all of a file but its `len` bytes of data, which the caller writes behind
+    /// [`Self::into_bytes`], with NULs up to a multiple of 4; returns their offset, in
+    /// bytes. The entry's own data are not used.
+    ///
+    /// # Errors
+    /// What [`WriteError`] names; then nothing has been written.
+    pub fn append_header(&mut self, entry: &NewEntry<'_>, len: u32) -> Result<usize, WriteError> {
+        let entry = NewEntry {
+            data: &[],
+            ..*entry
+        };
+        check(&entry)?;
+        if !entry.is(0o100_000) {
+            return Err(WriteError::UnexpectedData {
+                name: entry.name.to_vec(),
+            });
+        }
+        let ino = self.next_ino()?;
+        Ok(self.put_with(&entry, len, ino, 1))
+    }
+
+    /// What has been written, without a trailer.
+    #[must_use]
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.out
+    }
+
     /// Adds one file under several names. The data are stored once, with the
     /// last name, as GNU cpio does; returns their offset, in bytes. The entry's
     /// own name is not used.
@@ -271,10 +298,15 @@ impl Writer {
 
     /// Writes an entry that has been checked.
     fn put(&mut self, entry: &NewEntry<'_>, ino: u32, nlink: u32) -> usize {
+        self.put_with(entry, length(entry.data), ino, nlink)
+    }
+
+    /// The same, with room for `len` bytes of data of which the entry has none yet.
+    fn put_with(&mut self, entry: &NewEntry<'_>, len: u32, ino: u32, nlink: u32) -> usize {
         let regular = entry.is(0o100_000);
         let name_start = self.out.len() + HEADER_LEN;
         let mut name_len = entry.name.len() + 1;
-        if regular && !entry.data.is_empty() && self.align > 4 {
+        if regular && len > 0 && self.align > 4 {
             let data_start = (name_start + name_len).next_multiple_of(self.align);
             if data_start - name_start <= MAX_NAME_LEN {
                 name_len = name_len.max(data_start - name_start);
@@ -293,7 +325,7 @@ impl Writer {
             entry.gid,
             nlink,
             entry.mtime,
-            length(entry.data),
+            len,
             0,
             0,
             entry.rdev.0,

@@ -38,7 +38,8 @@ pub(super) struct Record {
 /// Where the image was.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Image {
-    pub(super) partition: Text,
+    /// Nothing where it was packed into the mini-initramfs.
+    pub(super) partition: Option<Text>,
     pub(super) file: Option<Text>,
     pub(super) extents: u64,
     pub(super) layout: Text,
@@ -82,7 +83,10 @@ pub(super) struct Load {
 impl Record {
     /// The partition that was booted from, if the record has one.
     pub(super) fn partition(&self) -> Option<&Text> {
-        let image = self.image.as_ref().map(|image| &image.partition);
+        let image = self
+            .image
+            .as_ref()
+            .and_then(|image| image.partition.as_ref());
         image.or(self.root.as_ref().map(|root| &root.partition))
     }
 }
@@ -226,6 +230,16 @@ pub(super) mod tests {
         assert_eq!(read.modules[1].span(), None);
         assert_eq!(read.stage("start"), Some(1000));
         assert_eq!(read.stage("exec"), None);
+    }
+
+    #[test]
+    fn an_embedded_image_was_on_no_partition() {
+        let text = record(START, "", "")
+            .replace(r#""/dev/vda1""#, "null")
+            .replace(r#""/image.raw""#, "null");
+        let read = Record::parse(text.as_bytes()).unwrap();
+        assert!(read.partition().is_none());
+        assert!(read.image.unwrap().file.is_none());
     }
 
     #[test]

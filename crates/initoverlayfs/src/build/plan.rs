@@ -34,6 +34,8 @@ pub(crate) struct BuildPlan {
     pub(crate) places: Vec<PlaceArg>,
     pub(crate) version: String,
     pub(crate) cmdline: Option<String>,
+    /// Where a loader puts the image.
+    pub(super) memory: Option<u64>,
     pub(super) trust: TrustPlan,
     pub(super) uki: Option<UkiPlan>,
     /// Name of the image's file.
@@ -60,6 +62,7 @@ impl BuildPlan {
             )
             .hint("use partition:PARTLABEL=NAME, partition:PARTUUID=GUID or partition:TYPE=GUID"));
         }
+        check_memory(&args, &trust)?;
         let image_name = match trust.container() {
             Container::None => PLAIN_IMAGE,
             Container::Ddi { .. } => IMAGE,
@@ -113,6 +116,7 @@ impl BuildPlan {
             places: args.image_on,
             version,
             cmdline: args.cmdline,
+            memory: args.memory,
             trust,
             image_name,
             image_path: args.image_path,
@@ -146,6 +150,35 @@ impl BuildPlan {
             None => format!("/{product}/{}/{}", self.version, self.image_name),
         }
     }
+}
+
+/// What images in memory cannot be.
+fn check_memory(args: &BuildArgs, trust: &TrustPlan) -> Result<()> {
+    let places = &args.image_on;
+    if places.contains(&PlaceArg::Pmem { dax: true })
+        && args.image_compress != ImageCompressArg::None
+    {
+        return Err(CliError::usage(
+            "--image-on pmem:dax is for an image without compression: only its pages can be used \
+             where they lie",
+        )
+        .hint("add --image-compress none, or use --image-on pmem"));
+    }
+    if places.contains(&PlaceArg::Embedded) && trust.unsigned() {
+        return Err(CliError::usage(
+            "--image-on embedded needs an image that is signed now: what is in the \
+             mini-initramfs cannot be signed later",
+        )
+        .hint("give --key and --certificate, or build without --auth signed"));
+    }
+    let pmem = |place: &PlaceArg| matches!(place, PlaceArg::Pmem { .. });
+    if args.memory.is_some() && !places.iter().any(pmem) {
+        return Err(
+            CliError::usage("--memory is for an image that a loader puts into memory")
+                .hint("add --image-on pmem"),
+        );
+    }
+    Ok(())
 }
 
 fn check_part(option: &str, value: &str) -> Result<()> {

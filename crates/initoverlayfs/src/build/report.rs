@@ -5,6 +5,7 @@ use installer::Manifest;
 use serde::Serialize;
 
 use super::Built;
+use super::memory::Memory;
 use super::plan::BuildPlan;
 use crate::ui;
 
@@ -15,6 +16,9 @@ pub(super) struct Json<'a> {
     image: &'a ImageSummary,
     mini: &'a MiniSummary,
     uki: Option<&'a BuiltUki>,
+    /// What a loader needs that puts the image into memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<&'a Memory>,
 }
 
 impl<'a> Json<'a> {
@@ -24,6 +28,7 @@ impl<'a> Json<'a> {
             image: &built.image.summary,
             mini: &built.mini.summary,
             uki: built.uki.as_ref(),
+            memory: built.memory.as_ref(),
         }
     }
 }
@@ -81,6 +86,13 @@ pub(super) fn print(plan: &BuildPlan, built: &Built) {
         mini.plan_bytes,
         format!("{} aliases", mini.aliases),
     ));
+    if mini.embedded_bytes > 0 {
+        rows.push(row(
+            "  image",
+            mini.embedded_bytes,
+            "packed too, as it is".into(),
+        ));
+    }
     if mini.early_bytes > 0 {
         rows.push(row("  early segment", mini.early_bytes, String::new()));
     }
@@ -99,6 +111,14 @@ pub(super) fn print(plan: &BuildPlan, built: &Built) {
     ui::table(&["", "size", ""], &rows);
     for sentence in &image.adjustments {
         anstream::println!("Adjusted: {sentence}");
+    }
+    if let Some(memory) = &built.memory {
+        for line in memory.lines() {
+            anstream::println!("{line}");
+        }
+        if manifest.cmdline.is_none() {
+            anstream::println!("The boot entry's command line needs that argument, too.");
+        }
     }
     anstream::println!(
         "{} {} is in {}. {}",

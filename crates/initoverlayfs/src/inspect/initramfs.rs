@@ -1,7 +1,7 @@
 //! Initramfs files: their segments, and what makes one a mini-initramfs.
 
 use iofs_cpio::{Compression, CpioErrorKind, Entry, FileType, Reader, SegmentKind, next_segment};
-use iofs_plan::{BootPlan, MODULES_DIR, PACKS_DIR, PATH};
+use iofs_plan::{BootPlan, EMBEDDED, MODULES_DIR, PACKS_DIR, PATH};
 
 use super::node::{Fact, Listed, Node};
 use super::{Described, MAX_IN_MEMORY, MAX_LISTED, View, decode, plan};
@@ -20,6 +20,8 @@ struct Content {
     modules: Vec<Listed>,
     packs: Vec<Listed>,
     storage_init: Option<u64>,
+    /// The size of the image that is packed too.
+    embedded: Option<u64>,
     /// Of the segment that holds the plan: its length, and what it unpacks to.
     base: (u64, u64),
 }
@@ -240,6 +242,9 @@ impl Content {
         if path == "/init" && regular {
             self.storage_init = Some(entry.data.len() as u64);
         }
+        if path == EMBEDDED && regular {
+            self.embedded = Some(entry.data.len() as u64);
+        }
         for (folder, files) in [
             (MODULES_DIR, &mut self.modules),
             (PACKS_DIR, &mut self.packs),
@@ -268,6 +273,7 @@ impl Content {
             let total = |files: &[Listed]| files.iter().filter_map(|m| m.size).sum::<u64>();
             node = node
                 .fact_if("storage_init", self.storage_init.map(Fact::Size))
+                .fact_if("embedded_image", self.embedded.map(Fact::Size))
                 .fact("modules", Fact::number(self.modules.len()))
                 .fact("modules_size", Fact::size(total(&self.modules)))
                 .fact("packs", Fact::number(self.packs.len()))

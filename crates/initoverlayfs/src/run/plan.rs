@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use installer::BuiltSet;
-use installer::manifest::Place;
+use installer::manifest::{Partition, Place};
 use qemu_driver::{Accel, Arch, Boot, Bus, Disk, Firmware, FirmwareKind, Machine};
 use tempfile::TempDir;
 
@@ -89,11 +89,15 @@ impl RunPlan {
         let boot_disk = files.path().join("boot.img");
         let mut disks = Vec::new();
         if let Some((set, place)) = &self.set {
-            match self.ovmf {
-                true => esp::make(&boot_disk, set, place, &self.cmdline)?,
-                false => disk::for_image(&boot_disk, set, place)?,
+            let made = match (self.ovmf, &place.partition) {
+                (true, _) => esp::make(&boot_disk, set, place, &self.cmdline).map(|()| true)?,
+                // The mini-initramfs is all that it takes.
+                (false, Partition::Embedded) => false,
+                (false, _) => disk::for_image(&boot_disk, set, place).map(|()| true)?,
+            };
+            if made {
+                disks.push(Disk::scratch(boot_disk, Bus::VirtioBlk));
             }
-            disks.push(Disk::scratch(boot_disk, Bus::VirtioBlk));
         }
         if let Some(path) = &self.disk {
             disks.push(Disk {

@@ -67,6 +67,11 @@ fn options_that_mean_nothing_together_are_refused() {
             &["--auth", "none", "--image-on", "partition"],
             ["selector", "PARTLABEL"],
         ),
+        (
+            &["--image-on", "pmem:dax"],
+            ["compression", "--image-compress none"],
+        ),
+        (&["--memory"], ["--memory", "--image-on pmem"]),
     ] {
         let base = ["build", "--initrd", "x", "--kernel-release", "6.12"];
         let ran = run(base.iter().chain(args));
@@ -82,6 +87,8 @@ fn bad_values_are_refused_with_what_is_allowed() {
     for (flag, value, word) in [
         ("--image-on", "floppy", "xbootldr"),
         ("--image-on", "partition:PARTUUID=1", "GUID"),
+        ("--image-on", "pmem:huge", "pmem:dax"),
+        ("--memory", "0x1000", "2 MiB"),
         ("--image-compress", "zstd", "lz4:LEVEL"),
         ("--modules", "a b", "module name"),
         ("--timeout", "0", "1..=86400"),

@@ -10,6 +10,7 @@ mod common;
 mod hint;
 mod inspect;
 mod install;
+mod memory;
 mod plan;
 mod profile;
 mod trust;

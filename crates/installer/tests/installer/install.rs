@@ -292,3 +292,55 @@ fn an_entry_that_counts_its_boots_is_the_same_entry() {
     let error = attempt(&fixture, &fixture.options()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
 }
+
+/// Makes the fixture's set one whose image is packed into its mini-initramfs.
+fn embed(fixture: &mut Fixture) {
+    let place = &mut fixture.set.manifest.candidates[0];
+    place.name = "embedded".into();
+    place.partition = Partition::Embedded;
+    place.file = None;
+}
+
+#[test]
+fn an_image_in_the_mini_initramfs_is_not_installed_once_more() {
+    let mut fixture = Fixture::new();
+    embed(&mut fixture);
+    let report = attempt(&fixture, &fixture.options()).unwrap();
+    assert_eq!(report.target, TargetKind::Esp);
+    let names: Vec<_> = report
+        .files
+        .iter()
+        .map(|file| file.path.file_name().unwrap().to_str().unwrap())
+        .collect();
+    let entry = format!("{}.conf", report.entry_id);
+    assert_eq!(names, ["initrd", "linux", &entry]);
+    assert!(report.files.iter().all(|file| file.path.is_file()));
+    let again = attempt(&fixture, &fixture.options()).unwrap();
+    assert!(again.already_installed());
+}
+
+#[test]
+fn a_uki_with_the_image_inside_is_all_that_is_installed() {
+    let mut fixture = Fixture::with_uki();
+    embed(&mut fixture);
+    let report = attempt(&fixture, &fixture.options()).unwrap();
+    assert_eq!(report.files.len(), 1);
+    assert!(
+        report.files[0]
+            .path
+            .starts_with(fixture.esp().join("EFI/Linux"))
+    );
+    assert!(!fixture.esp().join("debian-13").exists());
+}
+
+#[test]
+fn an_image_in_the_mini_initramfs_takes_no_partition() {
+    let mut fixture = Fixture::new();
+    embed(&mut fixture);
+    let options = Options {
+        image_partitions: vec!["/dev/vda3".parse().unwrap()],
+        ..fixture.options()
+    };
+    let error = attempt(&fixture, &options).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PathMismatch);
+}
