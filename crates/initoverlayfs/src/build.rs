@@ -114,6 +114,7 @@ fn build(plan: &BuildPlan, bars: &ui::Bars) -> Result<Built> {
             .direct
             .as_ref()
             .map_or_else(Vec::new, |direct| direct.kinds.clone()),
+        stage: mini.plan.stage.name().into(),
         cmdline: plan.cmdline.clone(),
     };
     write_manifest(dir, &manifest)?;
