@@ -168,9 +168,12 @@ fn fstab(stage: &Stage, system: &System, done: &mut Vec<String>) -> Result<Fstab
             true => format!("/dev/mapper/{VAR_VOLUME}"),
             false => var.source.clone(),
         };
-        text += &format!("{device} /var auto defaults 0 2\n");
+        // An empty partition gets a file system at its first boot.
+        text += &format!("{device} /var ext4 defaults,x-systemd.makefs 0 2\n");
         changed = true;
-        done.push(format!("/etc/fstab: /var is {device}"));
+        done.push(format!(
+            "/etc/fstab: /var is {device}, ext4, made if the partition is empty"
+        ));
         if !stage.exists("var")? {
             stage.make_folder("var")?;
         }

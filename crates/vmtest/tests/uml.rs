@@ -35,6 +35,8 @@ mod names;
 mod places;
 #[path = "uml/refused.rs"]
 mod refused;
+#[path = "uml/stay.rs"]
+mod stay;
 #[path = "uml/support.rs"]
 mod support;
 #[path = "uml/tamper.rs"]
@@ -70,6 +72,7 @@ const TESTS: &[&[Test]] = &[
     names::TESTS,
     handover::TESTS,
     direct::TESTS,
+    stay::TESTS,
     kernel_mounts::TESTS,
     appended::TESTS,
     faults::TESTS,

@@ -23,7 +23,7 @@ cat /run/initoverlayfs/direct-failed | fact reason
 "#;
 
 /// How often systemd came up as PID 1.
-fn inits(outcome: &Outcome) -> usize {
+pub(crate) fn inits(outcome: &Outcome) -> usize {
     let lines = outcome.lines.iter().filter_map(|line| line.kernel.as_ref());
     lines
         .filter(|(_, text)| {
