@@ -168,12 +168,9 @@ fn fstab(stage: &Stage, system: &System, done: &mut Vec<String>) -> Result<Fstab
             true => format!("/dev/mapper/{VAR_VOLUME}"),
             false => var.source.clone(),
         };
-        // An empty partition gets a file system at its first boot.
-        text += &format!("{device} /var ext4 defaults,x-systemd.makefs 0 2\n");
+        text += &format!("{device} /var auto defaults 0 2\n");
         changed = true;
-        done.push(format!(
-            "/etc/fstab: /var is {device}, ext4, made if the partition is empty"
-        ));
+        done.push(format!("/etc/fstab: /var is {device}"));
         if !stage.exists("var")? {
             stage.make_folder("var")?;
         }
@@ -266,6 +263,12 @@ fn hold(stage: &Stage, done: &mut Vec<String>) -> Result<()> {
         HOLD.as_bytes(),
     )?;
     for mount in BOOT_MOUNTS {
+        // An automount that expires waits for what is mounted below to go, and who
+        // unmounts that waits for the automount.
+        stage.write(
+            &format!("{UNITS}/{mount}.automount.d/{DROP_IN}"),
+            b"[Automount]\nTimeoutIdleSec=0\n",
+        )?;
         stage.write(
             &format!("{UNITS}/{mount}.mount.d/{DROP_IN}"),
             format!("[Unit]\nUpholds=initoverlayfs-hold@{mount}.service\n").as_bytes(),
@@ -273,7 +276,7 @@ fn hold(stage: &Stage, done: &mut Vec<String>) -> Result<()> {
     }
     done.push(
         "initoverlayfs-hold@.service keeps the image's file from being removed where its \
-         partition is mounted on /efi, /boot or /boot/efi"
+         partition is mounted on /efi, /boot or /boot/efi, and automounts there do not expire"
             .into(),
     );
     Ok(())

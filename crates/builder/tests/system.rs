@@ -109,7 +109,7 @@ fn what_would_fail_below_an_overlay_is_changed() {
         "# by hand\n# initoverlayfs: the root is the image\n\
          #UUID=1 / ext4 errors=remount-ro 0 1\nUUID=2 /home ext4 defaults 0 2\n\
          # initoverlayfs: another /var was asked for\n#UUID=3 /var xfs defaults 0 2\n\
-         /dev/mapper/var /var ext4 defaults,x-systemd.makefs 0 2\n"
+         /dev/mapper/var /var auto defaults 0 2\n"
     );
     assert_eq!(
         read("etc/crypttab"),

@@ -189,8 +189,8 @@ pub struct BuildArgs {
     /// The partition that /var is on, with `--mode stay`: PARTLABEL=, PARTUUID=, LABEL= or
     /// UUID=; without it /var is transient, too
     ///
-    /// It has ext4, or gets it at its first boot if it is empty. What the tree has in /var
-    /// is not seen then.
+    /// It has a file system already. What the tree has in /var is not seen then; what
+    /// services need there systemd-tmpfiles makes.
     #[arg(long, value_name = "PARTITION")]
     pub persist_var: Option<String>,
 

@@ -14,12 +14,13 @@ use serde_json::Value;
 use vmtest::command;
 use vmtest::disk::{self, Entry, Partition};
 use vmtest::set::{ESP_GUID, Set};
+use vmtest::stack::Stack;
 use vmtest::storage::{PASSPHRASE, Storage};
 use vmtest::tools::Tools;
 
 use crate::Test;
 use crate::direct::inits;
-use crate::roots::PROMPT;
+use crate::roots::{PROMPT, Roots};
 use crate::support::{CONSOLE, Ground, LIMIT, expect, facts, fail, make_esp, run_with};
 use crate::trust::with_image;
 
@@ -27,9 +28,6 @@ pub(crate) const TESTS: &[Test] = &[Test::new(
     "an_image_that_stays_has_one_init_and_keeps_var",
     stays,
 )];
-
-/// Room of the partition with /var, in bytes.
-const VAR_SIZE: u64 = 128 << 20;
 
 /// Type of partition: Linux data, which nothing mounts by itself.
 const DATA_TYPE: Uuid = Uuid::from_u128(0x0fc6_3daf_8483_4772_8e79_3d69_d847_7de4);
@@ -135,7 +133,7 @@ fn stays(ground: &Ground) -> Result<(), Failed> {
         ground.accel(),
         ground.firmware(FirmwareKind::Plain, &dir)?,
     );
-    machine.disks = vec![the_disk(&set, &dir)?];
+    machine.disks = vec![the_disk(ground, &set, &dir)?];
     machine.tpm = Some(Tpm {
         state: Some(dir.join("tpm")),
         ..Tpm::new()
@@ -283,8 +281,8 @@ fn tree(ground: &Ground, dir: &Path) -> Result<PathBuf, Failed> {
     Ok(tree)
 }
 
-/// An ESP with UKI, image and what somebody put beside them, and an empty LUKS volume.
-fn the_disk(set: &Set, dir: &Path) -> Result<Disk, Failed> {
+/// An ESP with UKI, image and what somebody put beside them, and a LUKS volume.
+fn the_disk(ground: &Ground, set: &Set, dir: &Path) -> Result<Disk, Failed> {
     let evil = evil_extension(dir)?;
     let plain = dir.join("plain.cred");
     fs::write(&plain, "written by somebody\n")?;
@@ -300,22 +298,9 @@ fn the_disk(set: &Set, dir: &Path) -> Result<Disk, Failed> {
     let esp = dir.join("esp");
     make_esp(&esp, &entries)?;
 
-    let var = dir.join("var.luks");
-    fs::File::create(&var)?.set_len(VAR_SIZE)?;
-    command::output_with_input(
-        Command::new("cryptsetup")
-            .args([
-                "luksFormat",
-                "--batch-mode",
-                "--type",
-                "luks2",
-                "--pbkdf",
-                "pbkdf2",
-            ])
-            .args(["--pbkdf-force-iterations", "1000", "--key-file", "-"])
-            .arg(&var),
-        PASSPHRASE.as_bytes(),
-    )?;
+    // Whatever is in it: a volume that a passphrase opens, with ext4.
+    let parts = Roots::of(ground)?.stack(ground, Stack::Luks)?;
+    let var = parts.first().ok_or("the stack has no disk")?;
     let path = dir.join("disk.img");
     disk::make(
         &path,
@@ -323,7 +308,7 @@ fn the_disk(set: &Set, dir: &Path) -> Result<Disk, Failed> {
         DISK_GUID,
         &[
             Partition::esp(ESP_GUID, &esp)?,
-            Partition::of(DATA_TYPE, VAR_GUID, "var", &var)?,
+            Partition::of(DATA_TYPE, VAR_GUID, "var", var)?,
         ],
     )?;
     let mut disk = Disk::scratch(path, Bus::VirtioBlk);
