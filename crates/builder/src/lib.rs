@@ -27,6 +27,7 @@ mod request;
 mod sign;
 mod stage;
 mod summary;
+mod system;
 mod uki;
 
 pub use certificate::TrustedCertificate;
@@ -40,7 +41,7 @@ pub use profile::{HotFiles, Profile};
 pub use progress::{Progress, Silent, Step};
 pub use request::{
     Compression, Container, Generator, GeneratorRun, HostDisks, ImageCompression, ImageRequest,
-    Kernel, Limits, MiniRequest, Modules, Source,
+    Kernel, Limits, MiniRequest, Modules, PersistentVar, Source, System,
 };
 pub use sign::{KeyType, KeygenRequest, NewKey, Signer, keygen};
 pub use summary::{

@@ -122,6 +122,24 @@ impl Default for Container {
     }
 }
 
+/// What of an image that is the operating system lasts. Everything else is gone with
+/// the boot.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct System {
+    /// Where /var is, if it lasts.
+    pub var: Option<PersistentVar>,
+}
+
+/// A partition with /var.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PersistentVar {
+    /// The partition, as fstab(5) names one: `PARTLABEL=`, `PARTUUID=`, `LABEL=`,
+    /// `UUID=`.
+    pub source: String,
+    /// Whether it is a LUKS volume, to be opened by the TPM.
+    pub encrypted: bool,
+}
+
 /// The order for an init image.
 #[derive(Debug, Clone)]
 pub struct ImageRequest {
@@ -154,6 +172,9 @@ pub struct ImageRequest {
     pub compression: ImageCompression,
     /// Which files come first, and are in the image's prefetch list.
     pub hot: HotFiles,
+    /// The root tree is the operating system, and the image stays: it is checked and
+    /// prepared for that. `None` for an initrd.
+    pub system: Option<System>,
     /// Bounds.
     pub limits: Limits,
 }
@@ -175,6 +196,7 @@ impl ImageRequest {
             timestamp: 0,
             compression: ImageCompression::default(),
             hot: HotFiles::None,
+            system: None,
             limits: Limits::default(),
         }
     }
@@ -290,6 +312,13 @@ impl MiniRequest {
     /// What is tried as init in the image, in order: systemd's initrds and
     /// initramfs-tools' have /init; a root tree has /sbin/init.
     pub const INITS: [&'static str; 3] = ["/init", "/sbin/init", "/usr/lib/systemd/systemd"];
+
+    /// The same in an image that is the operating system.
+    pub const SYSTEM_INITS: [&'static str; 3] = [
+        "/sbin/init",
+        "/usr/lib/systemd/systemd",
+        "/lib/systemd/systemd",
+    ];
 
     /// The file systems that storage-init has the kernel read if it may.
     pub const KERNEL_MOUNTS: [&'static str; 2] = ["xfs", "btrfs"];

@@ -50,6 +50,8 @@ struct Analysis {
     product: Text,
     auth: Text,
     #[serde(skip_serializing_if = "Option::is_none")]
+    mode: Option<Text>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     image: Option<Image>,
     #[serde(skip_serializing_if = "Option::is_none")]
     root: Option<Root>,
@@ -211,6 +213,7 @@ impl Analysis {
             kernel: record.kernel,
             product: record.product,
             auth: record.auth,
+            mode: record.mode,
             image: record.image,
             root: record.root,
             init: record.init,
@@ -240,7 +243,11 @@ impl Analysis {
             }
             (None, None) => "nobody knows what".into(),
         };
-        format!("{}, Linux {}, {place}", self.product, self.kernel)
+        let stays = match self.mode.as_ref().map(Text::as_str) {
+            Some("stay") => ", as the system",
+            _ => "",
+        };
+        format!("{}, Linux {}, {place}{stays}", self.product, self.kernel)
     }
 
     /// The whole boot: storage-init is one row.

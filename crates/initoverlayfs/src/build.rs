@@ -130,6 +130,7 @@ fn build(plan: &BuildPlan, bars: &ui::Bars) -> Result<Built> {
             .direct
             .as_ref()
             .map_or_else(Vec::new, |direct| direct.kinds.clone()),
+        stage: mini.plan.stage.name().into(),
         cmdline,
     };
     write_manifest(dir, &manifest)?;

@@ -177,13 +177,17 @@ pub struct BuildArgs {
     #[arg(long, value_name = "TYPE", value_enum)]
     pub kernel_mount: Vec<KernelMountArg>,
 
-    /// How a boot goes on: `initrd`, through the image's init, or `direct`, to the root
-    /// file system itself, and through the image only where that fails
+    /// How a boot goes on: `initrd`, through the image's init; `direct`, to the root file
+    /// system itself, and through the image only where that fails; `stay`, with the image
+    /// as the root
     ///
     /// `direct` is for a root on a plain partition, which the command line names (`root=`
     /// with UUID, LABEL, PARTUUID, PARTLABEL or /dev/NAME; `rootfstype`, `rootflags`, `ro`,
     /// `rw`, `init` and `rootdelay` mean what they always do). Whatever else is asked for
     /// there, and `initoverlayfs.mode=initrd`, brings the image up.
+    ///
+    /// `stay` makes the image of the tree of an operating system (--root). Its init is the
+    /// only one; what is written is gone with the boot, but for what --persist-var names.
     #[arg(long, value_name = "MODE", value_enum, default_value_t = ModeArg::Initrd)]
     pub mode: ModeArg,
 
@@ -196,6 +200,19 @@ pub struct BuildArgs {
     /// `root=`
     #[arg(long, value_name = "ROOT")]
     pub direct_root: Option<String>,
+
+    /// The partition that /var is on, with `--mode stay`: PARTLABEL=, PARTUUID=, LABEL= or
+    /// UUID=; without it /var is transient, too
+    ///
+    /// It has a file system already. What the tree has in /var is not seen then; what
+    /// services need there systemd-tmpfiles makes.
+    #[arg(long, value_name = "PARTITION")]
+    pub persist_var: Option<String>,
+
+    /// The partition of --persist-var is a LUKS volume, which the TPM opens once it is
+    /// enrolled there (systemd-cryptenroll), and a passphrase until then
+    #[arg(long, requires = "persist_var")]
+    pub persist_encrypted: bool,
 
     /// What of the initramfs archives that the boot loader appends goes into the
     /// image's root [default: extra; all with --auth none]
@@ -800,6 +817,8 @@ pub enum ModeArg {
     Initrd,
     /// To the root file system itself, through the image only where that fails
     Direct,
+    /// Nowhere else: the image is the operating system
+    Stay,
 }
 
 /// A file system that a root can have.

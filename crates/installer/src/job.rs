@@ -149,7 +149,12 @@ pub(crate) fn resolve(
     }
     let folder = format!("{}/{token}/{version}", target.prefix);
     let entry_id = format!("{token}-{version}");
-    let title = identity::pretty_name(&root)?.unwrap_or_else(|| manifest.product.clone());
+    // The system at `root` is another one than an image that stays.
+    let name = match manifest.stays() {
+        true => None,
+        false => identity::pretty_name(&root)?,
+    };
+    let title = name.unwrap_or_else(|| manifest.product.clone());
     let text = entry::text(&EntryContent {
         title: &title,
         version,
@@ -332,7 +337,13 @@ fn cmdline(
 ) -> Result<String, InstallError> {
     let chosen = match (&options.cmdline, &set.manifest.cmdline) {
         (Some(text), _) | (None, Some(text)) => Some(identity::one_line(text)),
-        (None, None) => identity::cmdline(root, running, &system.proc)?,
+        (None, None) => {
+            let text = identity::cmdline(root, running, &system.proc)?;
+            match set.manifest.stays() {
+                true => text.map(|text| without_root(&text, notes)),
+                false => text,
+            }
+        }
     };
     let text = chosen.unwrap_or_else(|| {
         notes.push(format!(
@@ -349,6 +360,25 @@ fn cmdline(
         .with_hint("give them with --cmdline"));
     }
     Ok(text)
+}
+
+/// The kernel arguments of a system without those that name its root: the image is
+/// that, and looks for no other.
+fn without_root(text: &str, notes: &mut Vec<String>) -> String {
+    let names_root = |word: &&str| {
+        let key = word.split('=').next().unwrap_or_default();
+        matches!(key, "ro" | "rw") || key.starts_with("root")
+    };
+    let (dropped, kept): (Vec<&str>, Vec<&str>) =
+        text.split_ascii_whitespace().partition(names_root);
+    if !dropped.is_empty() {
+        notes.push(format!(
+            "the image is the system itself: the entry goes without {} of this system's kernel \
+             arguments",
+            dropped.join(" ")
+        ));
+    }
+    kept.join(" ")
 }
 
 type Layout = (Vec<PathBuf>, Vec<FileJob>);

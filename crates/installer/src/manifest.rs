@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use iofs_plan::{Candidate, Selector, Uuid};
+use iofs_plan::{Candidate, Selector, Stage, Uuid};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -62,9 +62,24 @@ pub struct Manifest {
     /// every boot goes through the image.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub direct: Vec<String>,
+    /// What the image is, as in the boot plan: `initrd` or `system`.
+    #[serde(default = "initrd")]
+    pub stage: String,
     /// Kernel arguments that the build asks for, if any; those in the UKI.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cmdline: Option<String>,
+}
+
+fn initrd() -> String {
+    Stage::Initrd.name().into()
+}
+
+impl Manifest {
+    /// Whether the image is the operating system, and looks for no root.
+    #[must_use]
+    pub fn stays(&self) -> bool {
+        self.stage == Stage::System.name()
+    }
 }
 
 /// A file of the set.

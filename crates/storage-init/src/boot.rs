@@ -4,7 +4,7 @@ use core::convert::Infallible;
 
 use alloc::format;
 use freestanding::Start;
-use iofs_plan::Selector;
+use iofs_plan::{Selector, Stage};
 use kernel_abi::uevent::Uevents;
 
 use crate::direct::Ended;
@@ -18,7 +18,7 @@ use crate::search::Search;
 use crate::settings::Settings;
 use crate::stack::ImageDevice;
 use crate::trust::Trust;
-use crate::{boot_json, direct, handover, hunt, measure, root, setup, stack};
+use crate::{boot_json, direct, handover, hunt, measure, root, setup, stack, system};
 
 /// Boots. Returns only if that failed; `settings` is then what was known.
 ///
@@ -96,7 +96,10 @@ pub fn run(
     // 7. All that must outlive the mini-initramfs goes into the new root; the
     //    rest is freed.
     let init = mounted.init.clone();
-    handover::carry_over(&mounted, settings.plan.appended, log)?;
+    if settings.plan.stage == Stage::System {
+        system::prepare(&found, &paths, log);
+    }
+    handover::carry_over(&mounted, &settings.plan, log)?;
     log.stage("handover", &format!("next is {init} in the image"));
     handover::enter(&mounted, log)?;
 

@@ -6,6 +6,7 @@ use alloc::string::String;
 use core::fmt::{self, Write};
 
 use iofs_cmdline::Mode;
+use iofs_plan::Stage as What;
 use kernel_abi::{file, process};
 
 use crate::direct;
@@ -59,7 +60,7 @@ pub fn write_direct(
     let text = format!(
         "{{{head},\"auth\":\"none\",\"root_hash\":null,\"image\":null,\
          \"root\":{{\"partition\":{device},\"file_system\":{kind},\"usr\":{usr}}},{tail}}}\n",
-        head = head(settings, Mode::Direct),
+        head = head(settings, Mode::Direct.name()),
         device = Quoted(&root.device),
         kind = Quoted(&root.kind),
         tail = tail(&log.stages, modules, init),
@@ -118,7 +119,7 @@ pub fn render(
             "\"uuid\":\"{uuid}\",\"size\":{size},\"device\":{device},\"layout\":{layout}}},",
             "{tail}}}\n"
         ),
-        head = head(settings, Mode::Initrd),
+        head = head(settings, mode(settings)),
         auth = Quoted(auth),
         root_hash = root_hash,
         candidate = Quoted(&found.candidate.name),
@@ -135,14 +136,22 @@ pub fn render(
 }
 
 /// The members that every record begins with.
-fn head(settings: &Settings, mode: Mode) -> String {
+fn head(settings: &Settings, mode: &str) -> String {
     format!(
         "\"version\":1,\"storage_init\":{},\"kernel\":{},\"product\":{},\"mode\":\"{}\"",
         Quoted(env!("CARGO_PKG_VERSION")),
         Quoted(&process::kernel_release()),
         Quoted(&settings.plan.product),
-        mode.name()
+        mode
     )
+}
+
+/// How a boot through the image goes on.
+fn mode(settings: &Settings) -> &'static str {
+    match settings.plan.stage {
+        What::Initrd => Mode::Initrd.name(),
+        What::System => "stay",
+    }
 }
 
 /// The members that every record ends with.

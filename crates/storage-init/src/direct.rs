@@ -277,7 +277,7 @@ pub fn boot(
         root: ROOT.into(),
         init: init.clone(),
     };
-    keep_appended(log);
+    keep_appended(Source::Kept, log);
     log.stage("handover", &format!("next is {init} in the root"));
     let after = |failure: Failure| {
         Ended::After(failure.advise(
@@ -346,12 +346,12 @@ fn look_inside(wanted: &Wanted) -> Result<String, Failure> {
 }
 
 /// Keeps `/.extra` for who looks for it. A boot does not fail for want of it.
-fn keep_appended(log: &mut Log) {
+pub(crate) fn keep_appended(source: Source, log: &mut Log) {
     if !file::exists("/.extra") {
         return;
     }
     let kept = file::mkdir(KEPT)
-        .and_then(|()| Copier::new("/", KEPT, Source::Kept))
+        .and_then(|()| Copier::new("/", KEPT, source))
         .and_then(|mut copier| copier.copy(".extra"));
     match kept {
         Ok(copied) => log.info(format_args!(

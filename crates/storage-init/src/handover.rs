@@ -6,7 +6,7 @@ use alloc::format;
 use alloc::string::String;
 
 use freestanding::Start;
-use iofs_plan::Appended;
+use iofs_plan::{Appended, BootPlan, Stage};
 use kernel_abi::file::{self, Kind};
 use kernel_abi::tree::{Copied, Copier, Source};
 use kernel_abi::{Errno, mount, process};
@@ -36,14 +36,15 @@ const CONSUMED: &str = "kernel";
 const MAX_TOLD: usize = 16;
 
 /// Copies what the boot loader appended into the new root, as far as the plan
-/// allows it: `/.extra`, or all.
+/// allows it: `/.extra`, or all. An image that is the system has no `/.extra`
+/// ([`crate::system`]).
 ///
 /// The archives are in memory, and each file is freed when it has been copied. A
 /// file of the image's that has to make way is counted in the log.
 ///
 /// # Errors
 /// If it cannot be copied: credentials and extensions must not be lost silently.
-pub fn carry_over(mounted: &Mounted, allowed: Appended, log: &mut Log) -> Result<(), Failure> {
+pub fn carry_over(mounted: &Mounted, plan: &BootPlan, log: &mut Log) -> Result<(), Failure> {
     let source = match file::is_in_memory("/")? {
         true => Source::Freed,
         false => Source::Kept,
@@ -60,7 +61,12 @@ pub fn carry_over(mounted: &Mounted, allowed: Appended, log: &mut Log) -> Result
         }
         // A link would be somebody else's.
         let extra = name == EXTRA && kind == Kind::Folder;
-        if !extra && allowed == Appended::Extra {
+        // Of that, a system has what proves itself, and nothing there: its users
+        // check only inside an initrd.
+        if extra && plan.stage == Stage::System {
+            continue;
+        }
+        if !extra && plan.appended == Appended::Extra {
             if name == CONSUMED {
                 continue;
             }

@@ -38,6 +38,7 @@ pub mod search;
 pub mod settings;
 pub mod setup;
 pub mod stack;
+pub mod system;
 pub mod trust;
 pub mod undriven;
 

@@ -38,6 +38,8 @@ mod program;
 mod roots;
 #[path = "qemu/sealed_roots.rs"]
 mod sealed_roots;
+#[path = "qemu/stay.rs"]
+mod stay;
 #[path = "qemu/support.rs"]
 mod support;
 #[path = "qemu/trust.rs"]
@@ -96,6 +98,7 @@ const TESTS: &[&[Test]] = &[
     sealed_roots::TESTS,
     net_roots::TESTS,
     twins::TESTS,
+    stay::TESTS,
 ];
 
 fn main() -> ExitCode {

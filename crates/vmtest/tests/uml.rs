@@ -37,6 +37,8 @@ mod names;
 mod places;
 #[path = "uml/refused.rs"]
 mod refused;
+#[path = "uml/stay.rs"]
+mod stay;
 #[path = "uml/support.rs"]
 mod support;
 #[path = "uml/tamper.rs"]
@@ -75,6 +77,7 @@ const TESTS: &[&[Test]] = &[
     handover::TESTS,
     direct::TESTS,
     usr::TESTS,
+    stay::TESTS,
     kernel_mounts::TESTS,
     embedded::TESTS,
     appended::TESTS,

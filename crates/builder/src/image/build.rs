@@ -10,9 +10,10 @@ use crate::input::{generator, segments};
 use crate::osrelease;
 use crate::profile;
 use crate::progress::{Progress, Step};
-use crate::request::{Container, ImageRequest, Source};
+use crate::request::{Container, ImageRequest, MiniRequest, Source};
 use crate::stage::{Stage, StagedModules};
 use crate::summary::{ImageSummary, PrefetchSummary};
+use crate::system;
 use crate::{BuiltImage, Expect};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -49,7 +50,13 @@ pub(crate) fn build_with(
     clock.step(Step::StageModules, Some(modules.len()), || {
         modules.decompress(request.limits, progress)
     })?;
-    let adjustments = adjust::adjust(&mut stage, request.run_init.as_deref())?;
+    let adjustments = match &request.system {
+        Some(wanted) => {
+            system::check(&stage, &MiniRequest::SYSTEM_INITS)?;
+            system::adjust(&stage, wanted)?
+        }
+        None => adjust::adjust(&mut stage, request.run_init.as_deref())?,
+    };
     let product = match request.product.as_str() {
         "" => product(input.product, &stage)?,
         product => product.to_owned(),

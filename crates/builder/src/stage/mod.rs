@@ -168,6 +168,15 @@ impl Stage {
         Ok(Some(bytes))
     }
 
+    /// Makes a folder of root's with mode 0755 in the root.
+    pub(crate) fn make_folder(&self, name: &str) -> Result<()> {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.path.join(name);
+        std::fs::create_dir(&path)
+            .and_then(|()| std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)))
+            .map_err(Error::io("making", &path))
+    }
+
     /// Writes a file of root's with mode 0644 at `path` (relative, without
     /// links of its own to follow at its end), in place of what may be there;
     /// missing folders are made.

@@ -24,6 +24,9 @@ pub(super) struct Record {
     pub(super) kernel: Text,
     pub(super) product: Text,
     pub(super) auth: Text,
+    /// `initrd`, `direct` or `stay`; the first records did not say.
+    #[serde(default)]
+    pub(super) mode: Option<Text>,
     /// Nothing where the boot went to the root directly.
     pub(super) image: Option<Image>,
     #[serde(default)]

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use builder::{
     Appended, BuiltImage, Compression, Container, Direct, Generator, GeneratorRun, HostDisks,
-    HotFiles, ImageCompression, ImageRequest, Kernel, MiniRequest, Modules, OnFailure, Profile,
-    Source,
+    HotFiles, ImageCompression, ImageRequest, Kernel, MiniRequest, Modules, OnFailure,
+    PersistentVar, Profile, Source, Stage, System,
 };
 
 use clap::ValueEnum;
@@ -98,6 +98,11 @@ impl BuildPlan {
                     .map(|kind| kind.name().into())
                     .collect(),
                 direct: direct(&args)?,
+                stage: match args.mode {
+                    ModeArg::Stay => Stage::System,
+                    ModeArg::Initrd | ModeArg::Direct => Stage::Initrd,
+                },
+                inits: inits(args.mode),
                 appended: args.appended.map(|choice| match choice {
                     AppendedArg::Extra => Appended::Extra,
                     AppendedArg::All => Appended::All,
@@ -244,6 +249,7 @@ fn image_request(args: &BuildArgs, release: &str) -> Result<ImageRequest> {
                 cluster: 65_536,
             },
         },
+        system: system(args)?,
         product: product(args, &source),
         hot: hot(&args.profile, &args.sysroot)?,
         ..ImageRequest::new(source, PathBuf::new())
@@ -329,9 +335,41 @@ fn on_failure(arg: FailureArg) -> OnFailure {
     }
 }
 
+/// What the image is tried for as init.
+fn inits(mode: ModeArg) -> Vec<String> {
+    let inits = match mode {
+        ModeArg::Stay => MiniRequest::SYSTEM_INITS,
+        ModeArg::Initrd | ModeArg::Direct => MiniRequest::INITS,
+    };
+    inits.map(String::from).to_vec()
+}
+
+/// What of the image lasts, if it is the operating system.
+fn system(args: &BuildArgs) -> Result<Option<System>> {
+    if args.mode != ModeArg::Stay {
+        return match args.persist_var {
+            Some(_) => Err(CliError::usage("--persist-var is for --mode stay")
+                .hint("add --mode stay, or leave it out")),
+            None => Ok(None),
+        };
+    }
+    if args.source.root.is_none() {
+        return Err(CliError::usage(
+            "--mode stay takes the tree of a system (--root), and no initramfs",
+        )
+        .hint("give --root DIR, or leave --mode stay out"));
+    }
+    Ok(Some(System {
+        var: args.persist_var.clone().map(|source| PersistentVar {
+            source,
+            encrypted: args.persist_encrypted,
+        }),
+    }))
+}
+
 /// What may be booted without the image, if that was asked for.
 fn direct(args: &BuildArgs) -> Result<Option<Direct>> {
-    if args.mode == ModeArg::Initrd {
+    if args.mode != ModeArg::Direct {
         if args.direct_root.is_some() || !args.root_fs.is_empty() {
             return Err(
                 CliError::new("--direct-root and --root-fs are for --mode direct")
@@ -454,6 +492,20 @@ mod tests {
             (&*chosen.root, chosen.kinds),
             ("LABEL=x", vec!["xfs".into(), "erofs".into()])
         );
+    }
+
+    #[test]
+    fn only_a_tree_can_stay() {
+        assert_eq!(system(&args(&[])).unwrap(), None);
+        assert!(system(&args(&["--persist-var", "LABEL=var"])).is_err());
+        assert!(system(&args(&["--mode", "stay"])).is_err());
+        assert!(direct(&args(&["--mode", "stay", "--root-fs", "xfs"])).is_err());
+        let mut tree = args(&["--mode", "stay", "--persist-var", "LABEL=var"]);
+        tree.source.initrd = None;
+        tree.source.root = Some("tree".into());
+        let var = system(&tree).unwrap().unwrap().var.unwrap();
+        assert_eq!((&*var.source, var.encrypted), ("LABEL=var", false));
+        assert_eq!(direct(&tree).unwrap(), None);
     }
 
     #[test]

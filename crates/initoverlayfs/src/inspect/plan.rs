@@ -1,7 +1,7 @@
 //! Boot plans.
 
 use builder::TrustedCertificate;
-use iofs_plan::{Auth, BootPlan, MAX_LEN, OnCorruption, VERSION};
+use iofs_plan::{Auth, BootPlan, MAX_LEN, OnCorruption, Stage, VERSION};
 
 use super::node::{Fact, Node};
 use super::{Described, View};
@@ -55,6 +55,7 @@ pub(super) fn node(plan: &BootPlan, size: usize, list: bool) -> Node {
         .fact("candidates", candidates.collect::<Vec<_>>())
         .fact("kernel_mounts", plan.kernel_mounts.clone())
         .fact("mode", mode(plan))
+        .fact("stage", plan.stage.name())
         .fact("appended", plan.appended.name())
         .fact("inits", plan.inits.clone())
         .fact("device_timeout_ms", Fact::number(plan.device_timeout_ms))
@@ -90,6 +91,7 @@ pub(super) fn node(plan: &BootPlan, size: usize, list: bool) -> Node {
 /// How a boot goes on where nothing else is asked for.
 fn mode(plan: &BootPlan) -> String {
     match &plan.direct {
+        None if plan.stage == Stage::System => "stay: the image is the system".into(),
         None => "initrd".into(),
         Some(direct) => {
             let kinds = direct.kinds.join(", ");

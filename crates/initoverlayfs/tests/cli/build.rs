@@ -279,3 +279,40 @@ fn what_does_not_fit_together_is_refused_before_anything_is_written() {
         assert!(!inputs.path("out").exists(), "{more:?}");
     }
 }
+
+#[test]
+fn a_system_says_that_it_stays() {
+    let inputs = Inputs::new();
+    shell(
+        inputs.dir.path(),
+        "mkdir -p system/etc system/usr/lib system/usr/sbin
+         printf 'ID=test\\nVERSION_ID=7\\n' > system/usr/lib/os-release
+         cp /bin/true system/usr/sbin/init
+         ln -s usr/sbin system/sbin",
+    );
+    let mut args = inputs.args("out");
+    let at = args.iter().position(|arg| arg == "--initrd").unwrap();
+    args.splice(
+        at..at + 2,
+        ["--root".into(), inputs.path("system").into_os_string()],
+    );
+    args.extend(["--mode", "stay", "--json"].map(Into::into));
+    let report = json(&args);
+    assert_eq!(report["manifest"]["stage"], "system");
+    let changed = report["image"]["adjustments"].as_array().unwrap();
+    assert!(
+        changed
+            .iter()
+            .any(|line| line.as_str().unwrap().contains("machine-id"))
+    );
+    let mini = inspect(&inputs.path("out").join("mini-initramfs.img"));
+    let plan = part(&mini, "boot-plan");
+    assert_eq!(plan["stage"], "system");
+    assert_eq!(plan["mode"], "stay: the image is the system");
+
+    // The tree of an initrd is none of a system's.
+    args[at + 1] = inputs.path("tree").into_os_string();
+    let ran = run(&args);
+    assert_ne!(ran.code, 0);
+    assert!(ran.stderr.contains("it is an initrd"), "{}", ran.stderr);
+}

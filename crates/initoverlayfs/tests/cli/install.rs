@@ -32,6 +32,7 @@ fn set(dir: &Path) {
         initrd: Artefact::of(dir, "mini-initramfs.img").unwrap(),
         kernel: Artefact::of(dir, "vmlinuz").unwrap(),
         direct: Vec::new(),
+        stage: "initrd".into(),
         cmdline: Some("root=LABEL=x quiet".into()),
     };
     fs::write(dir.join(NAME), serde_json::to_vec(&manifest).unwrap()).unwrap();

@@ -54,6 +54,7 @@ impl Fixture {
             initrd: Artefact::of(&out, "mini-initramfs.img").unwrap(),
             kernel: Artefact::of(&out, "vmlinuz").unwrap(),
             direct: Vec::new(),
+            stage: "initrd".into(),
             cmdline: None,
         };
         let text = serde_json::to_vec_pretty(&manifest).unwrap();

@@ -344,3 +344,33 @@ fn an_image_in_the_mini_initramfs_takes_no_partition() {
     let error = attempt(&fixture, &options).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PathMismatch);
 }
+
+#[test]
+fn an_image_that_is_the_system_gets_no_root() {
+    let mut fixture = Fixture::new();
+    fixture.set.manifest.stage = "system".into();
+    let report = attempt(&fixture, &fixture.options()).unwrap();
+    let lines: Vec<Vec<&str>> = report
+        .entry
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert!(
+        lines.contains(&vec!["options", "quiet"]),
+        "{}",
+        report.entry
+    );
+    assert!(
+        lines.contains(&vec!["title", "debian-13"]),
+        "{}",
+        report.entry
+    );
+    assert!(
+        report
+            .notes
+            .iter()
+            .any(|note| note.contains("goes without root=/dev/vda2")),
+        "{:?}",
+        report.notes
+    );
+}
