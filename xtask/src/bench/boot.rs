@@ -91,6 +91,9 @@ const BOUND_DIRECT: f64 = 3.3;
 const BOUND_DIRECT_INITRAMFS_TOOLS: f64 = 0.62;
 const BOUND_DIRECT_DRACUT: f64 = 0.53;
 
+/// The same of a boot whose image is the system.
+const BOUND_STAY_DRACUT: f64 = 0.6;
+
 const KERNEL: &str = "kernel alone";
 const MINIMAL: &str = "hand-made, verified partition";
 const FILE: &str = "initoverlayfs";
@@ -98,6 +101,7 @@ const PARTITIONS: &str = "initoverlayfs, in partitions";
 const PREFETCH_OFF: &str = "initoverlayfs, in partitions, prefetch off";
 const NO_LIST: &str = "initoverlayfs, in partitions, no list";
 const DIRECT: &str = "initoverlayfs, direct";
+const STAY: &str = "initoverlayfs, stay";
 const INITRAMFS_TOOLS: &str = "initramfs-tools, zstd";
 const DRACUT: &str = "dracut, generic";
 
@@ -161,12 +165,13 @@ pub(super) fn run(ground: &Ground, args: &Args) -> Result<Report, Box<dyn Error>
 }
 
 /// Each row: its name, whose it is, how it is made.
-fn ways<'a>() -> [(&'static str, Whose, MakeWay<'a>); 19] {
+fn ways<'a>() -> [(&'static str, Whose, MakeWay<'a>); 20] {
     [
         (KERNEL, Whose::Ours, Bench::kernel_alone),
         (MINIMAL, Whose::Ours, Bench::minimal),
         (PARTITIONS, Whose::Ours, Bench::partitions),
         (DIRECT, Whose::Ours, Bench::direct),
+        (STAY, Whose::Ours, Bench::stay),
         (PREFETCH_OFF, Whose::Ours, Bench::prefetch_off),
         (NO_LIST, Whose::Ours, Bench::no_list),
         (FILE, Whose::Ours, Bench::initoverlayfs),
@@ -202,9 +207,10 @@ fn ways<'a>() -> [(&'static str, Whose, MakeWay<'a>); 19] {
 /// The rows that are measured to multi-user and by wall time too, where no others are
 /// asked for: of the rest, the way to the root's init is what differs, and all of them
 /// would take hours.
-const FAR: [&str; 10] = [
+const FAR: [&str; 11] = [
     PARTITIONS,
     DIRECT,
+    STAY,
     PREFETCH_OFF,
     FILE,
     "tiny-initramfs",
@@ -262,6 +268,10 @@ fn bounds(table: &Table) -> Vec<Bound> {
             let name = format!("{DIRECT}, to multi-user, against {peer}");
             bounds.push(Bound::new(&name, ours / theirs, bound, ""));
         }
+    }
+    if let (Some(ours), Some(theirs)) = (multi_user(STAY), multi_user(DRACUT)) {
+        let name = format!("{STAY}, to multi-user, against {DRACUT}");
+        bounds.push(Bound::new(&name, ours / theirs, BOUND_STAY_DRACUT, ""));
     }
     bounds
 }
@@ -351,6 +361,9 @@ fn notes(runs: u32, sleep: &str) -> Vec<String> {
         "Root's init: a static program that writes one line, on the ext4 root. initoverlayfs \
          gets there through dracut's initramfs as its image, directly without it. Multi-user: systemd on that root \
          has reached it."
+            .to_owned(),
+        "Stay: the guest's whole tree is the image, and the system: its init is the root's. On \
+         the same disk, the ext4 root is not used."
             .to_owned(),
         "In partitions, prefetch off: the same disk with `initoverlayfs.prefetch=off` on the \
          command line. No list: an image built with `--profile none`, in natural order."
@@ -465,6 +478,25 @@ impl<'a> Bench<'a> {
         self.through(name, &set, "direct.img")
     }
 
+    /// The guest's whole tree as the image, which is the system.
+    fn stay(&self, name: &str) -> Result<Way, Box<dyn Error>> {
+        let dir = self.folder.join("stay");
+        let mut build = Command::new(self.dist.join("initoverlayfs"));
+        build.args(["build", "--mode", "stay", "--image-on", "partition"]);
+        build.args(["--modules", "virtio-blk", "--root"]);
+        build
+            .arg(self.guest.tree())
+            .arg("--sysroot")
+            .arg(self.guest.tree());
+        vmtest::command::output(build.arg("--output").arg(&dir))?;
+        let way = self.through(name, &Set::open(&dir)?, "stay.img")?;
+        // There is no other root whose init could be another.
+        Ok(Way {
+            append: String::new(),
+            ..way
+        })
+    }
+
     /// The same disk, and nothing is read ahead.
     fn prefetch_off(&self, name: &str) -> Result<Way, Box<dyn Error>> {
         let way = self.partitions(name)?;
@@ -569,8 +601,13 @@ impl<'a> Bench<'a> {
     fn count(&self, subject: &mut Subject, idle: Idle, runs: u32) -> io::Result<()> {
         for run in 1..=runs {
             let Some(way) = subject.to_root() else { break };
-            match self.boot(way, Some(idle), TO_ROOT)? {
-                Ok(cost) => {
+            let stays = subject.name == STAY;
+            let goal = if stays { TO_FIRST } else { TO_ROOT };
+            match self.boot(way, Some(idle), goal)? {
+                Ok(mut cost) => {
+                    if stays {
+                        cost.mark = cost.first_init;
+                    }
                     println!(
                         "{} {run}/{runs}: first init {}, root's init {}",
                         subject.name,
@@ -646,8 +683,13 @@ impl<'a> Bench<'a> {
         let Some(way) = subject.to_root() else {
             return Ok(None);
         };
-        match self.boot(way, None, TO_ROOT)? {
-            Ok(cost) => {
+        let stays = subject.name == STAY;
+        let goal = if stays { TO_FIRST } else { TO_ROOT };
+        match self.boot(way, None, goal)? {
+            Ok(mut cost) => {
+                if stays {
+                    cost.mark = cost.first_init;
+                }
                 let seconds = |time: Duration| time.as_secs_f64();
                 times.first.extend(cost.first_init.map(seconds));
                 times.root.extend(cost.mark.map(seconds));
@@ -672,6 +714,7 @@ impl<'a> Bench<'a> {
 /// What a boot has to come to: in words, and where it is in what it cost.
 type Goal = (&'static str, fn(&Cost) -> Option<Duration>);
 
+const TO_FIRST: Goal = ("the image's init", |cost| cost.first_init);
 const TO_ROOT: Goal = ("the root's init", |cost| cost.mark);
 const TO_MULTI_USER: Goal = ("multi-user", |cost| cost.multi_user);
 
