@@ -39,6 +39,9 @@ pub const NAME: &str = "initoverlayfs-image";
 /// dm-verity stands on it.
 const FILE_NAME: &str = "initoverlayfs-file";
 
+/// Begins the names of the mapped devices of extensions.
+const EXTENSION_NAME: &str = "initoverlayfs-ext";
+
 /// The kernel's keyring of those who may sign root hashes (from Linux 7.0).
 const VERITY_KEYRING: &str = ".dm-verity";
 
@@ -58,6 +61,9 @@ pub struct ImageDevice {
     /// The mapped devices, each on those before it, and what made them.
     pub mapped: Vec<Mapped>,
     mapper: Option<Mapper>,
+    /// What the mapped device is to be called that is mounted, and the one that puts
+    /// extents in order below it.
+    names: [String; 2],
 }
 
 impl ImageDevice {
@@ -137,11 +143,40 @@ pub fn build(
     modules: &mut Loader<'_>,
     log: &mut Log,
 ) -> Result<ImageDevice, Failure> {
-    let mut device = ImageDevice::default();
+    let mut device = ImageDevice {
+        names: [NAME, FILE_NAME].map(|base| name(base, found)),
+        ..ImageDevice::default()
+    };
     let result = match &found.proof {
         None => bare(&mut device, found, modules, log),
-        Some(proof) => proven(&mut device, found, proof, settings, modules, log),
+        Some(proof) => proven(&mut device, found, proof, Some(settings), modules, log),
     };
+    whole(device, result)
+}
+
+/// Builds the device of an extension image, which is a file with a proof and the
+/// `number`-th of them. On failure nothing is left behind.
+///
+/// # Errors
+/// The kernel's, of the step that failed.
+pub fn build_extension(
+    found: &Found,
+    proof: &Proof,
+    number: usize,
+    modules: &mut Loader<'_>,
+    log: &mut Log,
+) -> Result<ImageDevice, Failure> {
+    let name = format!("{EXTENSION_NAME}-{number}");
+    let mut device = ImageDevice {
+        names: [name.clone(), format!("{name}-file")],
+        ..ImageDevice::default()
+    };
+    let result = proven(&mut device, found, proof, None, modules, log);
+    whole(device, result)
+}
+
+/// The device, unless something about it failed.
+fn whole(device: ImageDevice, result: Result<(), Failure>) -> Result<ImageDevice, Failure> {
     match result {
         Ok(()) => Ok(device),
         Err(failure) => {
@@ -167,7 +202,7 @@ fn bare(
     let extents = range(map, 0, map.size);
     let start = attach(device, found, &extents, modules, log)?;
     if extents.len() > 1 {
-        linear(device, NAME, found, &extents, start, modules, log)?;
+        linear(device, 0, found, &extents, start, modules, log)?;
     }
     Ok(())
 }
@@ -189,11 +224,12 @@ struct Below {
     tree_start: u64,
 }
 
+/// dm-verity over whatever has the image; without `settings` it is an extension.
 fn proven(
     device: &mut ImageDevice,
     found: &Found,
     proof: &Proof,
-    settings: &Settings,
+    settings: Option<&Settings>,
     modules: &mut Loader<'_>,
     log: &mut Log,
 ) -> Result<(), Failure> {
@@ -206,7 +242,8 @@ fn proven(
         hash_start: below.tree_start,
         params: &superblock.params,
         root: &proof.trees.root,
-        on_corruption: settings.plan.on_corruption,
+        // A machine does not stop for want of an extension.
+        on_corruption: settings.map_or(OnCorruption::Error, |chosen| chosen.plan.on_corruption),
         signature_key: None,
         check_at_most_once: false,
     };
@@ -214,9 +251,11 @@ fn proven(
         modules.load_named("dm_verity", log);
     }
     // What veritysetup, lsblk and udev know a verity device by.
-    let name = name(NAME, found);
+    let [name, _] = device.names.clone();
     let uuid = format!("CRYPT-VERITY-{}-{name}", superblock.uuid.simple());
-    trust_signers(settings, log);
+    if let Some(settings) = settings {
+        trust_signers(settings, log);
+    }
     let signature = proof.signature.as_ref();
     if let Some(signature) = signature.filter(|_| file::exists(CHECKS_SIGNATURES)) {
         target.signature_key = Some(&key);
@@ -252,13 +291,21 @@ fn proven(
 /// closes it, so that nobody can add another one. Kernels before 7.0 do not have
 /// it; one that is closed already is left alone.
 fn trust_signers(settings: &Settings, log: &mut Log) {
-    let Auth::Signed(signed) = &settings.plan.auth else {
-        return;
+    let plan = &settings.plan;
+    let signed = match &plan.auth {
+        Auth::Signed(signed) => signed.certificates.as_slice(),
+        Auth::Sealed(_) | Auth::None => &[],
     };
+    let extensions = plan.extensions.iter();
+    let extensions = extensions.flat_map(|extensions| &extensions.certificates);
+    let mut certificates = signed.iter().chain(extensions).peekable();
+    if certificates.peek().is_none() {
+        return;
+    }
     let Ok(Some(keyring)) = Keyring::find(VERITY_KEYRING) else {
         return;
     };
-    for certificate in &signed.certificates {
+    for certificate in certificates {
         match keyring.add("asymmetric", "", certificate) {
             Ok(()) => {}
             Err(error) if error.errno() == Errno::PERM => {
@@ -368,7 +415,7 @@ fn below(
         found.device.path().clone_into(&mut device.path);
         0
     };
-    linear(device, FILE_NAME, found, &extents, start, modules, log)?;
+    linear(device, 1, found, &extents, start, modules, log)?;
     let both = number(&device.path)?;
     Ok(Below {
         data: both.clone(),
@@ -442,7 +489,7 @@ fn attach(
 /// `start` of the partition.
 fn linear(
     device: &mut ImageDevice,
-    base: &str,
+    nth_name: usize,
     found: &Found,
     extents: &[Extent],
     start: u64,
@@ -450,7 +497,7 @@ fn linear(
     log: &mut Log,
 ) -> Result<(), Failure> {
     let table = linear_table(extents, start, &number(&device.path)?);
-    let name = name(base, found);
+    let name = device.names.get(nth_name).cloned().unwrap_or_default();
     let uuid = format!("{name}-{}", found.uuid);
     device.map(&name, &uuid, &table, modules, log)?;
     device.layers.push("dm-linear".into());
