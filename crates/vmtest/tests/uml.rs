@@ -19,6 +19,8 @@ mod anatomy;
 mod appended;
 #[path = "uml/direct.rs"]
 mod direct;
+#[path = "uml/extensions.rs"]
+mod extensions;
 #[path = "uml/faults.rs"]
 mod faults;
 #[path = "uml/ground.rs"]
@@ -76,6 +78,7 @@ const TESTS: &[&[Test]] = &[
     trust::TESTS,
     tamper::TESTS,
     refused::TESTS,
+    extensions::TESTS,
 ];
 
 fn main() -> ExitCode {
