@@ -19,6 +19,7 @@ use crate::cli::{
     ModulesArg, RootFsArg, SourceArgs,
 };
 use crate::error::{CliError, Result};
+use crate::extension::{ExtensionPlan, Member};
 use crate::place::PlaceArg;
 use crate::ui;
 
@@ -35,6 +36,7 @@ pub(crate) struct BuildPlan {
     pub(crate) version: String,
     pub(crate) cmdline: Option<String>,
     pub(super) trust: TrustPlan,
+    pub(super) extensions: Vec<Member>,
     pub(super) uki: Option<UkiPlan>,
     /// Name of the image's file.
     pub(crate) image_name: &'static str,
@@ -59,6 +61,17 @@ impl BuildPlan {
                 "--image-on partition needs a selector where the image is not sealed",
             )
             .hint("use partition:PARTLABEL=NAME, partition:PARTUUID=GUID or partition:TYPE=GUID"));
+        }
+        let extensions = ExtensionPlan::resolve(&args.extensions)?;
+        let beside = |place: &PlaceArg| !matches!(place, PlaceArg::Partition(_));
+        if !extensions.members.is_empty() && !args.image_on.iter().any(beside) {
+            return Err(CliError::usage(
+                "--extension has no effect where the image is a partition: there is no folder \
+                 beside it",
+            )
+            .hint(
+                "use --extension-certificate, and put the extensions on the ESP for systemd-stub",
+            ));
         }
         let image_name = match trust.container() {
             Container::None => PLAIN_IMAGE,
@@ -95,6 +108,7 @@ impl BuildPlan {
                     .map(|kind| kind.name().into())
                     .collect(),
                 direct: direct(&args)?,
+                extensions: extensions.trust,
                 appended: args.appended.map(|choice| match choice {
                     AppendedArg::Extra => Appended::Extra,
                     AppendedArg::All => Appended::All,
@@ -114,6 +128,7 @@ impl BuildPlan {
             version,
             cmdline: args.cmdline,
             trust,
+            extensions: extensions.members,
             image_name,
             image_path: args.image_path,
         })
