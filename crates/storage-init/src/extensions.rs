@@ -150,6 +150,7 @@ pub fn merge(
     let host = host_release(&mounted.root, settings.plan.stage);
     let mut outcomes = Vec::new();
     let mut layers: Vec<Layer> = Vec::new();
+    let mut ask = true;
     for (number, suspect) in suspects.into_iter().enumerate() {
         let name = suspect.file.clone();
         let kind = suspect.kind;
@@ -161,7 +162,7 @@ pub fn merge(
             layers: &layers,
             number,
         };
-        match job.mount(suspect, modules, log) {
+        match job.mount(suspect, &mut ask, modules, log) {
             Ok(layer) => layers.push(layer),
             Err(why) => outcomes.push(Outcome {
                 name: name_of(&name)
@@ -343,6 +344,7 @@ impl Job<'_> {
     fn mount(
         &self,
         suspect: Suspect,
+        ask: &mut bool,
         modules: &mut Loader<'_>,
         log: &mut Log,
     ) -> Result<Layer, String> {
@@ -376,8 +378,9 @@ impl Job<'_> {
             attempt: 0,
         };
         let what = |failure: Failure| failure.what().to_string();
-        let device =
-            stack::build_extension(&image, &proof, self.number, modules, log).map_err(what)?;
+        let device = stack::build_extension(&image, &proof, self.number, *ask, modules, log)
+            .map_err(what)?;
+        *ask &= device.vouched != Some(false);
         let at = format!("{WORK}/{}", self.number);
         let flags = Flags::RDONLY | Flags::NODEV | Flags::NOATIME;
         let mounted =

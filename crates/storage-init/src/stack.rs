@@ -60,6 +60,8 @@ pub struct ImageDevice {
     pub loop_device: Option<Loop>,
     /// The mapped devices, each on those before it, and what made them.
     pub mapped: Vec<Mapped>,
+    /// What the kernel made of the root hash's signature, if it was asked.
+    pub vouched: Option<bool>,
     mapper: Option<Mapper>,
     /// What the mapped device is to be called that is mounted, and the one that puts
     /// extents in order below it.
@@ -149,13 +151,26 @@ pub fn build(
     };
     let result = match &found.proof {
         None => bare(&mut device, found, modules, log),
-        Some(proof) => proven(&mut device, found, proof, Some(settings), modules, log),
+        Some(proof) => {
+            let signature = proof.signature.as_ref();
+            proven(
+                &mut device,
+                found,
+                proof,
+                signature,
+                Some(settings),
+                modules,
+                log,
+            )
+        }
     };
     whole(device, result)
 }
 
 /// Builds the device of an extension image, which is a file with a proof and the
-/// `number`-th of them. On failure nothing is left behind.
+/// `number`-th of them. Unless `ask`, the kernel is not asked about its signature: it
+/// knows its signer no better than the one that it did not know. On failure nothing is
+/// left behind.
 ///
 /// # Errors
 /// The kernel's, of the step that failed.
@@ -163,6 +178,7 @@ pub fn build_extension(
     found: &Found,
     proof: &Proof,
     number: usize,
+    ask: bool,
     modules: &mut Loader<'_>,
     log: &mut Log,
 ) -> Result<ImageDevice, Failure> {
@@ -171,7 +187,8 @@ pub fn build_extension(
         names: [name.clone(), format!("{name}-file")],
         ..ImageDevice::default()
     };
-    let result = proven(&mut device, found, proof, None, modules, log);
+    let signature = proof.signature.as_ref().filter(|_| ask || insists());
+    let result = proven(&mut device, found, proof, signature, None, modules, log);
     whole(device, result)
 }
 
@@ -229,6 +246,7 @@ fn proven(
     device: &mut ImageDevice,
     found: &Found,
     proof: &Proof,
+    signature: Option<&Vec<u8>>,
     settings: Option<&Settings>,
     modules: &mut Loader<'_>,
     log: &mut Log,
@@ -256,7 +274,6 @@ fn proven(
     if let Some(settings) = settings {
         trust_signers(settings, log);
     }
-    let signature = proof.signature.as_ref();
     if let Some(signature) = signature.filter(|_| file::exists(CHECKS_SIGNATURES)) {
         target.signature_key = Some(&key);
         let result = Keyring::PROCESS
@@ -265,6 +282,7 @@ fn proven(
             .and_then(|()| verity(device, &name, &uuid, &target, modules, log));
         match result {
             Ok(()) => {
+                device.vouched = Some(true);
                 log.info(format_args!(
                     "the kernel has checked the root hash's signature too"
                 ));
@@ -272,10 +290,13 @@ fn proven(
             }
             // Whoever signed is not in one of its keyrings, or it has none for
             // this. It refuses the next try too if it wants a signature.
-            Err(failure) => log.info(format_args!(
-                "the kernel does not vouch for the root hash's signature: {}",
-                failure.what()
-            )),
+            Err(failure) => {
+                device.vouched = Some(false);
+                log.info(format_args!(
+                    "the kernel does not vouch for the root hash's signature: {}",
+                    failure.what()
+                ));
+            }
         }
         target.signature_key = None;
     }
@@ -285,6 +306,11 @@ fn proven(
              dm_verity.require_signatures=1 wants a signer from its own keyrings",
         )
     })
+}
+
+/// Whether the kernel takes no root hash whose signer it does not know.
+fn insists() -> bool {
+    file::read_line(CHECKS_SIGNATURES).is_ok_and(|value| value != "N")
 }
 
 /// Puts the plan's certificates into the kernel's keyring for root hashes and
