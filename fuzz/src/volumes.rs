@@ -1,5 +1,7 @@
 //! File systems.
 
+use core::ops::ControlFlow;
+
 use iofs_erofs::Superblock;
 use iofs_erofs::tree::{FileType, Tree};
 use iofs_ext4::{EntryKind, Ext4};
@@ -51,6 +53,7 @@ impl ReadAt for Padded<'_> {
 /// * what is opened has its FATs, root and clusters inside the medium;
 /// * a directory has at most 65536 entries, all with a name that may be joined
 ///   to a path;
+/// * a visit that breaks off has seen the first entry and no more;
 /// * a file's map keeps what `FileMap` promises, and its size is the one that
 ///   the directory states.
 pub fn fat(data: &[u8]) {
@@ -79,6 +82,13 @@ fn visit_fat(medium: &Padded<'_>, path: &str, depth: u32, nodes: &mut u32) {
         Err(error) => return fat_refused(&error),
     };
     assert!(entries.len() as u64 <= MAX_DIRECTORY / 32);
+    // An error can only be that the limit is used up.
+    let mut first = None;
+    let stopped = volume.visit(path, &mut |entry| {
+        assert!(first.replace(entry).is_none());
+        ControlFlow::Break(())
+    });
+    assert!(stopped.is_err() || first.as_ref() == entries.first());
     for entry in &entries {
         assert!(!matches!(&*entry.name, "" | "." | ".."));
         assert!(
@@ -148,6 +158,13 @@ fn visit_ext4(medium: &Padded<'_>, path: &str, depth: u32, nodes: &mut u32) {
         Ok(entries) => entries,
         Err(error) => return drop(error.to_string()),
     };
+    // An error can only be that the limit is used up.
+    let mut first = None;
+    let stopped = volume.visit(path, &mut |entry| {
+        assert!(first.replace(entry).is_none());
+        ControlFlow::Break(())
+    });
+    assert!(stopped.is_err() || first.as_ref() == entries.first());
     for entry in &entries {
         assert!((1..=255).contains(&entry.name.len()));
         assert!(!entry.name.contains(&0) && !entry.name.contains(&b'/'));

@@ -7,6 +7,7 @@
 mod boot;
 mod chart;
 mod effort;
+mod extensions;
 mod firmware;
 mod io;
 mod look;
@@ -54,6 +55,8 @@ pub(crate) enum Bench {
     /// What one change at a time does to a boot: modules, options of dm-verity's, words
     /// on the kernel command line.
     Tune(Options),
+    /// What extensions add to a boot: one, three, one of 300 MiB that nobody uses.
+    Extensions(Options),
     /// All of them, one after the other, each with its own number of runs, written
     /// to docs/benchmarks. Takes hours; the machine should have nothing else to do.
     All,
@@ -134,6 +137,7 @@ const ALL: &[Family] = &[
     ("size", size::run),
     ("build", effort::run),
     ("tune", tune::run),
+    ("extensions", extensions::run),
 ];
 
 /// The task.
@@ -148,6 +152,7 @@ pub(crate) fn run(bench: &Bench) -> Result<(), Box<dyn Error>> {
         Bench::Firmware(options) => show(&firmware::run(&ground, options)?, options.record),
         Bench::Size(options) => show(&size::run(&ground, options)?, options.record),
         Bench::Build(options) => show(&effort::run(&ground, options)?, options.record),
+        Bench::Extensions(options) => show(&extensions::run(&ground, options)?, options.record),
         Bench::Tune(options) => show(&tune::run(&ground, options)?, options.record),
         Bench::All => all(&ground),
     }

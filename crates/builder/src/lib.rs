@@ -32,7 +32,7 @@ mod uki;
 
 pub use certificate::TrustedCertificate;
 pub use error::{Error, ErrorKind, Result};
-pub use image::{ImageJob, ImageWriter, MkfsErofs, claimed_root, expect_of};
+pub use image::{BuiltExtension, ImageJob, ImageWriter, MkfsErofs, claimed_root, expect_of};
 pub use kernel::{kernel_image, kernel_release, kernel_release_of_image};
 pub use mini::MiniAhead;
 pub use mini::host::{boot_disks, drivers_of};
@@ -40,8 +40,9 @@ pub use osrelease::product_of;
 pub use profile::{HotFiles, Profile};
 pub use progress::{Progress, Silent, Step};
 pub use request::{
-    Compression, Container, Generator, GeneratorRun, HostDisks, ImageCompression, ImageRequest,
-    Kernel, Limits, MiniRequest, Modules, PersistentVar, Source, System,
+    Compression, Container, ExtensionKind, ExtensionRequest, Generator, GeneratorRun, HostDisks,
+    ImageCompression, ImageRequest, Kernel, Limits, MiniRequest, Modules, PersistentVar, Source,
+    System,
 };
 pub use sign::{KeyType, KeygenRequest, NewKey, Signer, keygen};
 pub use summary::{
@@ -137,6 +138,17 @@ pub fn build_image_with(
     progress: &dyn Progress,
 ) -> Result<BuiltImage> {
     image::build_with(request, writer, progress)
+}
+
+/// Builds an extension image.
+///
+/// # Errors
+/// As [`build_image`]; [`ErrorKind::Input`] for a tree that is no extension's.
+pub fn build_extension(
+    request: &ExtensionRequest,
+    progress: &dyn Progress,
+) -> Result<BuiltExtension> {
+    image::extension::build(request, progress)
 }
 
 /// Builds a mini-initramfs. Needs no rights.

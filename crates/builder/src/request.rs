@@ -202,6 +202,39 @@ impl ImageRequest {
     }
 }
 
+/// What an extension image extends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExtensionKind {
+    /// `/usr` and `/opt`.
+    Sysext,
+    /// `/etc`.
+    Confext,
+}
+
+/// The order for an extension image.
+#[derive(Debug, Clone)]
+pub struct ExtensionRequest {
+    /// The tree; it is copied, never changed.
+    pub root: PathBuf,
+    /// What it extends.
+    pub kind: ExtensionKind,
+    /// Its name, by which systemd knows it.
+    pub name: String,
+    /// Where it goes. It appears there whole or not at all.
+    pub output: PathBuf,
+    /// The text of its extension-release (os-release(5)), which says what it is for.
+    /// If empty, the tree has to have one.
+    pub release: String,
+    /// Who signs the root hash.
+    pub signer: Option<Signer>,
+    /// Where the stage is made. Default: the folder for temporary files.
+    pub work_dir: Option<PathBuf>,
+    /// Compression.
+    pub compression: ImageCompression,
+    /// Bounds.
+    pub limits: Limits,
+}
+
 /// How the mini-initramfs is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {

@@ -108,6 +108,12 @@ fn build(plan: &BuildPlan, bars: &ui::Bars) -> Result<Built> {
         )?),
     };
 
+    for extension in &plan.extensions {
+        extension.copy(dir)?;
+    }
+    let extensions = plan.extensions.iter();
+    let extensions = extensions.map(|extension| Artefact::of(dir, &extension.name));
+
     let manifest = Manifest {
         version: manifest::VERSION,
         product,
@@ -125,6 +131,7 @@ fn build(plan: &BuildPlan, bars: &ui::Bars) -> Result<Built> {
         image_uuid: image.expect.uuid.to_string(),
         initrd: Artefact::of(dir, MINI)?,
         kernel: Artefact::of(dir, KERNEL)?,
+        extensions: extensions.collect::<std::result::Result<_, _>>()?,
         direct: mini
             .plan
             .direct

@@ -7,6 +7,7 @@ use builder::KeySource;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 
+use crate::extension::{BuildExtensionArgs, ExtensionArgs};
 use crate::place::PlaceArg;
 
 const STYLES: Styles = Styles::styled()
@@ -38,6 +39,8 @@ pub struct Cli {
 pub enum Command {
     /// Build init image and mini-initramfs
     Build(Box<BuildArgs>),
+    /// Make an extension image (sysext, confext)
+    BuildExtension(Box<BuildExtensionArgs>),
     /// Make a key and a certificate to sign images with
     Keygen(KeygenArgs),
     /// Sign an image or a UKI
@@ -246,6 +249,10 @@ pub struct BuildArgs {
     /// How the image proves itself.
     #[command(flatten)]
     pub trust: TrustArgs,
+
+    /// Extensions.
+    #[command(flatten)]
+    pub extensions: ExtensionArgs,
 
     /// The UKI.
     #[command(flatten)]

@@ -13,6 +13,7 @@ mod build;
 pub mod cli;
 mod error;
 mod esp;
+mod extension;
 mod hint;
 mod inspect;
 mod install;
@@ -51,6 +52,7 @@ fn dispatch(command: cli::Command) -> error::Result<()> {
     use cli::Command;
     match command {
         Command::Build(args) => build::run(*args),
+        Command::BuildExtension(args) => extension::run(&args),
         Command::Keygen(args) => keygen::run(&args),
         Command::Sign(args) => sign::run(&args),
         Command::Verify(args) => verify::run(&args),

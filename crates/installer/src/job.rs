@@ -8,7 +8,7 @@ use crate::direct;
 use crate::entry::{self, Content as EntryContent};
 use crate::error::{ErrorKind, InstallError};
 use crate::identity;
-use crate::manifest::{Artefact, BuiltSet, Place, digest};
+use crate::manifest::{Artefact, BuiltSet, EXTENSIONS, Place, digest};
 use crate::partitions::{self, ImageJob};
 use crate::system::System;
 use crate::target::{self, Target};
@@ -296,7 +296,9 @@ fn uki_job(
     if image_job.is_none() && target::embedded(&manifest.candidates).is_none() {
         let to = inner.join(&manifest.image.name);
         image.push(from_set(set, &manifest.image, to, 0o600));
-        folders.extend([outer, inner]);
+        image.extend(extensions(set, &inner));
+        folders.extend([outer, inner.clone()]);
+        folders.extend(extensions_folder(set, &inner));
     }
     let mut entry = vec![from_set(set, uki, linux.join(&entry_file), 0o600)];
     check_files(&target, &mut image)?;
@@ -407,6 +409,11 @@ fn layout(
         .chain(beside)
         .map(|(artefact, name, mode)| from_set(set, artefact, inner.join(name), mode))
         .collect();
+    let mut folders = vec![outer, inner.clone()];
+    if with_image {
+        files.extend(extensions(set, &inner));
+        folders.extend(extensions_folder(set, &inner));
+    }
     let mut bytes = text.as_bytes();
     let (size, sha256) = digest(&mut bytes)
         .map_err(|e| InstallError::new(ErrorKind::Io, "no digest").with_source(e))?;
@@ -425,11 +432,26 @@ fn layout(
         &entry::file_name(entry_id)?,
         entry::is_entry,
     )?;
-    let folders = vec![outer, inner, loader, entries];
+    folders.extend([loader, entries]);
     for folder in &folders {
         check_folder(folder)?;
     }
     Ok((folders, files))
+}
+
+/// The set's extensions, beside the image in `folder`.
+fn extensions(set: &BuiltSet, folder: &Path) -> Vec<FileJob> {
+    let folder = folder.join(EXTENSIONS);
+    let extensions = set.manifest.extensions.iter();
+    extensions
+        .map(|artefact| from_set(set, artefact, folder.join(&artefact.name), 0o600))
+        .collect()
+}
+
+/// Their folder, if there are any.
+fn extensions_folder(set: &BuiltSet, folder: &Path) -> Option<PathBuf> {
+    let any = !set.manifest.extensions.is_empty();
+    any.then(|| folder.join(EXTENSIONS))
 }
 
 /// Sees which files are there, and whether the others can be.

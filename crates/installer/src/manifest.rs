@@ -20,6 +20,9 @@ pub const NAME: &str = "build.json";
 /// The version of the format.
 pub const VERSION: u32 = 2;
 
+/// The folder beside an installed image in which boots look for extensions.
+pub const EXTENSIONS: &str = "extensions";
+
 /// A manifest is a few hundred bytes; more than this is not one.
 const MAX_LEN: u64 = 1 << 20;
 
@@ -52,6 +55,9 @@ pub struct Manifest {
     pub initrd: Artefact,
     /// The kernel.
     pub kernel: Artefact,
+    /// Extensions, which boots look for in the folder [`EXTENSIONS`] beside the image.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extensions: Vec<Artefact>,
     /// The UKI of kernel, mini-initramfs and kernel arguments, if one was built.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uki: Option<Artefact>,
@@ -281,12 +287,14 @@ impl BuiltSet {
         Ok(set)
     }
 
-    /// Its files: image, mini-initramfs, kernel and, if there is one, UKI.
+    /// Its files: image, mini-initramfs, kernel and, if there are any, UKI and
+    /// extensions.
     #[must_use]
     pub fn artefacts(&self) -> Vec<&Artefact> {
         let m = &self.manifest;
         let parts = [&m.image, &m.initrd, &m.kernel];
-        parts.into_iter().chain(&m.uki).collect()
+        let parts = parts.into_iter().chain(&m.uki);
+        parts.chain(&m.extensions).collect()
     }
 
     /// The path of one of its files.

@@ -175,6 +175,51 @@ pub fn mkdir(path: &str) -> Result<()> {
     })
 }
 
+/// Renames `from` to `to`, on one file system.
+///
+/// # Errors
+/// The kernel's.
+pub fn rename(from: &str, to: &str) -> Result<()> {
+    on_path("renaming", from, |from| {
+        rustix::fs::rename(from, &*c_string(to.as_bytes())?)
+    })
+}
+
+/// Changes the mode of what is at `path` (permission bits).
+///
+/// # Errors
+/// The kernel's.
+pub fn chmod(path: &str, mode: u32) -> Result<()> {
+    on_path("changing the mode of", path, |path| {
+        rustix::fs::chmod(path, Mode::from_raw_mode(mode))
+    })
+}
+
+/// What is known of a folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Folder {
+    /// Major and minor number of the file system's device, as stat(2) has them.
+    pub device: (u32, u32),
+    /// Permission bits.
+    pub mode: u32,
+}
+
+/// What the folder at `path` is like; `None` for what is no folder, or a link.
+#[must_use]
+pub fn folder(path: &str) -> Option<Folder> {
+    let stat = stat(path).ok()?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+        return None;
+    }
+    Some(Folder {
+        device: (
+            rustix::fs::major(stat.st_dev),
+            rustix::fs::minor(stat.st_dev),
+        ),
+        mode: stat.st_mode & 0o7777,
+    })
+}
+
 /// Makes a symbolic link at `path` to `target`.
 ///
 /// # Errors

@@ -18,7 +18,7 @@ use crate::search::Search;
 use crate::settings::Settings;
 use crate::stack::ImageDevice;
 use crate::trust::Trust;
-use crate::{boot_json, direct, handover, hunt, measure, root, setup, stack, system};
+use crate::{boot_json, direct, extensions, handover, hunt, measure, root, setup, stack, system};
 
 /// Boots. Returns only if that failed; `settings` is then what was known.
 ///
@@ -96,16 +96,27 @@ pub fn run(
     // 7. All that must outlive the mini-initramfs goes into the new root; the
     //    rest is freed.
     let init = mounted.init.clone();
+    let taken = extensions::take(settings, &paths, log);
     if settings.plan.stage == Stage::System {
         system::prepare(&found, &paths, log);
     }
     handover::carry_over(&mounted, &settings.plan, log)?;
+    //    Extensions come last: what they extend can be written to no more.
+    let merged = extensions::merge(
+        &taken,
+        &found,
+        &mounted,
+        settings,
+        &paths,
+        &mut modules,
+        log,
+    );
     log.stage("handover", &format!("next is {init} in the image"));
     handover::enter(&mounted, log)?;
 
     // 8. One process becomes the next.
     log.stage("exec", &init);
-    boot_json::write(log, settings, &found, &device, &modules, &init);
+    boot_json::write(log, settings, &found, &device, &merged, &modules, &init);
     Err(handover::exec(&init, start))
 }
 

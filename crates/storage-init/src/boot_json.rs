@@ -10,6 +10,7 @@ use iofs_plan::Stage as What;
 use kernel_abi::{file, process};
 
 use crate::direct;
+use crate::extensions::Outcome;
 use crate::image::{Found, Place};
 use crate::log::{Log, Stage};
 use crate::modules::Loader;
@@ -32,10 +33,11 @@ pub fn write(
     settings: &Settings,
     found: &Found,
     device: &ImageDevice,
+    merged: &[Outcome],
     modules: &Loader<'_>,
     init: &str,
 ) {
-    let text = render(&log.stages, settings, found, device, modules, init);
+    let text = render(&log.stages, settings, found, device, merged, modules, init);
     for path in [PATH, COPY] {
         if let Err(error) = put(path, text.as_bytes()) {
             log.warn(format_args!("no record of this boot: {error}"));
@@ -89,6 +91,7 @@ pub fn render(
     settings: &Settings,
     found: &Found,
     device: &ImageDevice,
+    merged: &[Outcome],
     modules: &Loader<'_>,
     init: &str,
 ) -> String {
@@ -117,7 +120,7 @@ pub fn render(
             "\"image\":{{\"candidate\":{candidate},\"partition\":{partition},",
             "\"partuuid\":\"{partuuid}\",\"file\":{file},\"extents\":{extents},",
             "\"uuid\":\"{uuid}\",\"size\":{size},\"device\":{device},\"layout\":{layout}}},",
-            "{tail}}}\n"
+            "\"extensions\":[{extensions}],{tail}}}\n"
         ),
         head = head(settings, mode(settings)),
         auth = Quoted(auth),
@@ -131,7 +134,21 @@ pub fn render(
         size = found.size,
         device = Quoted(&device.path),
         layout = Quoted(&device.describe()),
+        extensions = join(&mut merged.iter().map(extension), ","),
         tail = tail(stages, modules, init),
+    )
+}
+
+/// The record of an extension: `merged`, and why it is trusted, or `refused`, and why.
+fn extension(outcome: &Outcome) -> String {
+    format!(
+        "{{\"name\":{},\"kind\":{},\"state\":\"{}\",\"why\":{}}}",
+        Quoted(&outcome.name),
+        outcome
+            .kind
+            .map_or_else(|| "null".into(), |kind| format!("\"{}\"", kind.name())),
+        if outcome.merged { "merged" } else { "refused" },
+        Quoted(&outcome.why),
     )
 }
 

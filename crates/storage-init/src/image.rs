@@ -30,7 +30,7 @@ use crate::trust::{ARCH, Proof, Trust};
 /// How much metadata of a boot partition may be read to find one file, in
 /// bytes. A FAT32 allocation table of 2 TiB has 256 MiB, of which a file's chain
 /// touches a small part.
-const METADATA_LIMIT: u64 = 64 << 20;
+pub(crate) const METADATA_LIMIT: u64 = 64 << 20;
 
 /// How many signature partitions of a disk are looked at: each generation of an
 /// image has one.
@@ -189,15 +189,7 @@ impl Examiner<'_> {
         if let Trust::Anything = self.trust {
             return Ok((None, check(source, expect, what)?));
         }
-        let refused = |why: String| format!("{what} is not a trusted image: {why}");
-        let ddi = Ddi::read(source, ARCH).map_err(|error| {
-            refused(match Superblock::read(source) {
-                Ok(_) => BARE.into(),
-                Err(_) => error.to_string(),
-            })
-        })?;
-        let proof = Proof::find(source, ddi, self.trust).map_err(refused)?;
-        let found = proven(&proof, expect, what)?;
+        let (proof, found) = prove(source, self.trust, expect, what)?;
         Ok((Some(proof), found))
     }
 
@@ -265,6 +257,28 @@ impl Examiner<'_> {
     }
 }
 
+/// Proves a disk image that is all of `source`, and reads what its file system is.
+///
+/// # Errors
+/// Why it is not trusted, as a sentence.
+pub fn prove(
+    source: &dyn ReadAt,
+    trust: &Trust,
+    expect: Expect,
+    what: &str,
+) -> Result<(Proof, Expect), String> {
+    let refused = |why: String| format!("{what} is not a trusted image: {why}");
+    let ddi = Ddi::read(source, ARCH).map_err(|error| {
+        refused(match Superblock::read(source) {
+            Ok(_) => BARE.into(),
+            Err(_) => error.to_string(),
+        })
+    })?;
+    let proof = Proof::find(source, ddi, trust).map_err(refused)?;
+    let found = proven(&proof, expect, what)?;
+    Ok((proof, found))
+}
+
 /// Reads the superblock of a proven image, from the bytes that were proven.
 fn proven(proof: &Proof, expect: Expect, what: &str) -> Result<Expect, String> {
     let superblock = Superblock::read(&proof.start).map_err(|error| not_erofs(what, &error))?;
@@ -322,7 +336,7 @@ fn locate(device: &Device, path: &str) -> Result<FileMap, Unread> {
 }
 
 /// The magic of ext2, ext3 and ext4, at 0x38 of the superblock at 1024.
-fn is_ext4(device: &Device) -> bool {
+pub(crate) fn is_ext4(device: &Device) -> bool {
     let mut magic = [0; 2];
     device.read_at(1024 + 0x38, &mut magic).is_ok() && magic == [0x53, 0xef]
 }

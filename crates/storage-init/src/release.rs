@@ -25,7 +25,7 @@ const PLACES: [&str; 4] = [
 ];
 
 /// The greatest length of such a file, in bytes.
-const MAX_LEN: usize = 64 << 10;
+pub(crate) const MAX_LEN: usize = 64 << 10;
 
 /// Product and version of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -51,14 +51,7 @@ impl Release {
     }
 
     fn parse(text: &str) -> Self {
-        let field = |name: &str| {
-            // As in a shell, the last assignment counts.
-            let value = text
-                .lines()
-                .rev()
-                .find_map(|line| line.trim().strip_prefix(name)?.strip_prefix('='));
-            unquote(value.unwrap_or(""))
-        };
+        let field = |name: &str| field(text, name);
         let product = match (field("IMAGE_ID"), field("ID"), field("VERSION_ID")) {
             ("", id, "") => id.into(),
             ("", id, version) => format!("{id}-{version}"),
@@ -95,6 +88,16 @@ impl Release {
         }
         Ok(())
     }
+}
+
+/// What a text in the format of os-release(5) assigns to `name`; empty for nothing.
+pub(crate) fn field<'t>(text: &'t str, name: &str) -> &'t str {
+    // As in a shell, the last assignment counts.
+    let value = text
+        .lines()
+        .rev()
+        .find_map(|line| line.trim().strip_prefix(name)?.strip_prefix('='));
+    unquote(value.unwrap_or(""))
 }
 
 /// A value without the quotes around it. Neither products nor versions have

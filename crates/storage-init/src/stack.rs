@@ -43,6 +43,9 @@ pub const NAME: &str = "initoverlayfs-image";
 /// dm-verity stands on it.
 const FILE_NAME: &str = "initoverlayfs-file";
 
+/// Begins the names of the mapped devices of extensions.
+const EXTENSION_NAME: &str = "initoverlayfs-ext";
+
 /// The kernel's keyring of those who may sign root hashes (from Linux 7.0).
 const VERITY_KEYRING: &str = ".dm-verity";
 
@@ -61,9 +64,14 @@ pub struct ImageDevice {
     pub loop_device: Option<Loop>,
     /// The mapped devices, each on those before it, and what made them.
     pub mapped: Vec<Mapped>,
+    /// What the kernel made of the root hash's signature, if it was asked.
+    pub vouched: Option<bool>,
     mapper: Option<Mapper>,
     /// Whether the loop device's blocks are cached once.
     direct_io: bool,
+    /// What the mapped device is to be called that is mounted, and the one that puts
+    /// extents in order below it.
+    names: [String; 2],
 }
 
 impl ImageDevice {
@@ -144,11 +152,55 @@ pub fn build(
     modules: &mut Loader<'_>,
     log: &mut Log,
 ) -> Result<ImageDevice, Failure> {
-    let mut device = ImageDevice::default();
+    let mut device = ImageDevice {
+        names: [NAME, FILE_NAME].map(|base| name(base, found)),
+        ..ImageDevice::default()
+    };
     let result = match &found.proof {
         None => bare(&mut device, found, modules, log),
-        Some(proof) => proven(&mut device, found, proof, settings, modules, log),
+        Some(proof) => {
+            let signature = proof.signature.as_ref();
+            proven(
+                &mut device,
+                found,
+                proof,
+                signature,
+                Some(settings),
+                modules,
+                log,
+            )
+        }
     };
+    whole(device, result)
+}
+
+/// Builds the device of an extension image, which is a file with a proof and the
+/// `number`-th of them. Unless `ask`, the kernel is not asked about its signature: it
+/// knows its signer no better than the one that it did not know. On failure nothing is
+/// left behind.
+///
+/// # Errors
+/// The kernel's, of the step that failed.
+pub fn build_extension(
+    found: &Found,
+    proof: &Proof,
+    number: usize,
+    ask: bool,
+    modules: &mut Loader<'_>,
+    log: &mut Log,
+) -> Result<ImageDevice, Failure> {
+    let name = format!("{EXTENSION_NAME}-{number}");
+    let mut device = ImageDevice {
+        names: [name.clone(), format!("{name}-file")],
+        ..ImageDevice::default()
+    };
+    let signature = proof.signature.as_ref().filter(|_| ask || insists());
+    let result = proven(&mut device, found, proof, signature, None, modules, log);
+    whole(device, result)
+}
+
+/// The device, unless something about it failed.
+fn whole(device: ImageDevice, result: Result<(), Failure>) -> Result<ImageDevice, Failure> {
     match result {
         Ok(()) => Ok(device),
         Err(failure) => {
@@ -174,7 +226,7 @@ fn bare(
     let extents = range(map, 0, map.size);
     let start = attach(device, found, &extents, modules, log)?;
     if extents.len() > 1 {
-        linear(device, NAME, found, &extents, start, modules, log)?;
+        linear(device, 0, found, &extents, start, modules, log)?;
     }
     Ok(())
 }
@@ -196,11 +248,13 @@ struct Below {
     tree_start: u64,
 }
 
+/// dm-verity over whatever has the image; without `settings` it is an extension.
 fn proven(
     device: &mut ImageDevice,
     found: &Found,
     proof: &Proof,
-    settings: &Settings,
+    signature: Option<&Vec<u8>>,
+    settings: Option<&Settings>,
     modules: &mut Loader<'_>,
     log: &mut Log,
 ) -> Result<(), Failure> {
@@ -209,7 +263,7 @@ fn proven(
         let map = identity(found.part.entry.len)?;
         let data = range(&map, proof.ddi.root.start, len);
         found.device.path().clone_into(&mut device.path);
-        return linear(device, NAME, found, &data, 0, modules, log);
+        return linear(device, 0, found, &data, 0, modules, log);
     }
     let below = below(device, found, proof, modules, log)?;
     let superblock = &proof.trees.superblock;
@@ -220,17 +274,19 @@ fn proven(
         hash_start: below.tree_start,
         params: &superblock.params,
         root: &proof.trees.root,
-        on_corruption: settings.plan.on_corruption,
+        // A machine does not stop for want of an extension.
+        on_corruption: settings.map_or(OnCorruption::Error, |chosen| chosen.plan.on_corruption),
         signature_key: None,
         check_at_most_once: false,
     };
     if !file::exists("/sys/module/dm_verity") {
         modules.load_named("dm_verity", log);
     }
-    let name = name(NAME, found);
+    let [name, _] = device.names.clone();
     let uuid = uuid(superblock, &name);
-    trust_signers(settings, log);
-    let signature = proof.signature.as_ref();
+    if let Some(settings) = settings {
+        trust_signers(settings, log);
+    }
     if let Some(signature) = signature.filter(|_| file::exists(CHECKS_SIGNATURES)) {
         target.signature_key = Some(&key);
         let result = Keyring::PROCESS
@@ -239,6 +295,7 @@ fn proven(
             .and_then(|()| verity(device, &name, &uuid, &target, modules, log));
         match result {
             Ok(()) => {
+                device.vouched = Some(true);
                 log.info(format_args!(
                     "the kernel has checked the root hash's signature too"
                 ));
@@ -246,10 +303,13 @@ fn proven(
             }
             // Whoever signed is not in one of its keyrings, or it has none for
             // this. It refuses the next try too if it wants a signature.
-            Err(failure) => log.info(format_args!(
-                "the kernel does not vouch for the root hash's signature: {}",
-                failure.what()
-            )),
+            Err(failure) => {
+                device.vouched = Some(false);
+                log.info(format_args!(
+                    "the kernel does not vouch for the root hash's signature: {}",
+                    failure.what()
+                ));
+            }
         }
         target.signature_key = None;
     }
@@ -261,17 +321,30 @@ fn proven(
     })
 }
 
+/// Whether the kernel takes no root hash whose signer it does not know.
+fn insists() -> bool {
+    file::read_line(CHECKS_SIGNATURES).is_ok_and(|value| value != "N")
+}
+
 /// Puts the plan's certificates into the kernel's keyring for root hashes and
 /// closes it, so that nobody can add another one. Kernels before 7.0 do not have
 /// it; one that is closed already is left alone.
 fn trust_signers(settings: &Settings, log: &mut Log) {
-    let Auth::Signed(signed) = &settings.plan.auth else {
-        return;
+    let plan = &settings.plan;
+    let signed = match &plan.auth {
+        Auth::Signed(signed) => signed.certificates.as_slice(),
+        Auth::Sealed(_) | Auth::None => &[],
     };
+    let extensions = plan.extensions.iter();
+    let extensions = extensions.flat_map(|extensions| &extensions.certificates);
+    let mut certificates = signed.iter().chain(extensions).peekable();
+    if certificates.peek().is_none() {
+        return;
+    }
     let Ok(Some(keyring)) = Keyring::find(VERITY_KEYRING) else {
         return;
     };
-    for certificate in &signed.certificates {
+    for certificate in certificates {
         match keyring.add("asymmetric", "", certificate) {
             Ok(()) => {}
             Err(error) if error.errno() == Errno::PERM => {
@@ -413,7 +486,7 @@ fn below(
         found.device.path().clone_into(&mut device.path);
         0
     };
-    linear(device, FILE_NAME, found, &extents, start, modules, log)?;
+    linear(device, 1, found, &extents, start, modules, log)?;
     let both = number(&device.path)?;
     Ok(Below {
         data: both.clone(),
@@ -482,7 +555,7 @@ fn attach(
 /// `start` of the partition.
 fn linear(
     device: &mut ImageDevice,
-    base: &str,
+    nth_name: usize,
     found: &Found,
     extents: &[Extent],
     start: u64,
@@ -490,7 +563,7 @@ fn linear(
     log: &mut Log,
 ) -> Result<(), Failure> {
     let table = linear_table(extents, start, &number(&device.path)?);
-    let name = name(base, found);
+    let name = device.names.get(nth_name).cloned().unwrap_or_default();
     let uuid = format!("{name}-{}", found.uuid);
     device.map(&name, &uuid, &table, modules, log)?;
     device.layers.push("dm-linear".into());

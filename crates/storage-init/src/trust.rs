@@ -16,7 +16,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use ddi::{Arch, Ddi, RootHash, Signature, Trees};
-use iofs_plan::Auth;
+use iofs_plan::{Auth, Extensions};
 use iofs_source::{ReadAt, ReadError, Window};
 use iofs_trust::{Certificate, verify_detached};
 use iofs_verity::Verifier;
@@ -39,6 +39,8 @@ pub enum Trust {
     Sealed(RootHash),
     /// Images whose root hash one of these signed.
     Signed(Vec<Certificate>),
+    /// Extensions: whose root hash one of these signed, or that are one of these.
+    Extensions(Vec<Certificate>, Vec<RootHash>),
 }
 
 impl Trust {
@@ -51,23 +53,26 @@ impl Trust {
         match auth {
             Auth::None => Ok(Self::Anything),
             Auth::Sealed(root) => Ok(Self::Sealed(*root)),
-            Auth::Signed(signed) => signed
-                .certificates
-                .iter()
-                .map(|der| Certificate::parse(der))
-                .collect::<Result<_, _>>()
-                .map(Self::Signed)
-                .map_err(|error| {
-                    Failure::new(format_args!(
-                        "a certificate in the boot plan cannot be used: {error}"
-                    ))
-                    .advise("build the mini-initramfs again with another certificate")
-                }),
+            Auth::Signed(signed) => certificates(&signed.certificates).map(Self::Signed),
         }
     }
 
-    /// The root hash that is trusted, if `signature` or the plan names one.
-    fn root_hash(&self, signature: Option<&Signature>) -> Result<(RootHash, String), String> {
+    /// Of extensions, from the plan.
+    ///
+    /// # Errors
+    /// If it has a certificate that cannot be used.
+    pub fn of_extensions(extensions: &Extensions) -> Result<Self, Failure> {
+        let certificates = certificates(&extensions.certificates)?;
+        Ok(Self::Extensions(certificates, extensions.sealed.clone()))
+    }
+
+    /// The root hash that is trusted, if `signature` or the plan names one. What
+    /// `ddi` says of it is not believed, but decides which is meant.
+    fn root_hash(
+        &self,
+        ddi: &Ddi,
+        signature: Option<&Signature>,
+    ) -> Result<(RootHash, String), String> {
         match self {
             Self::Anything => Err("the plan authenticates nothing".into()),
             Self::Sealed(root) => Ok((*root, "sealed in the boot plan".into())),
@@ -75,8 +80,26 @@ impl Trust {
                 Some(signature) => Ok((signature.root, signer(signature, certificates)?)),
                 None => Err("it is not signed, and the boot plan wants a signature".into()),
             },
+            Self::Extensions(certificates, sealed) => {
+                let is_it = |root: &&RootHash| ddi.check_root_hash(root).is_ok();
+                match (sealed.iter().find(is_it), signature) {
+                    (Some(root), _) => Ok((*root, "sealed in the boot plan".into())),
+                    (_, Some(signature)) => Ok((signature.root, signer(signature, certificates)?)),
+                    _ => Err("it is not signed, and not sealed in the boot plan".into()),
+                }
+            }
         }
     }
+}
+
+fn certificates(plan: &[Vec<u8>]) -> Result<Vec<Certificate>, Failure> {
+    let parsed = plan.iter().map(|der| Certificate::parse(der));
+    parsed.collect::<Result<_, _>>().map_err(|error| {
+        Failure::new(format_args!(
+            "a certificate in the boot plan cannot be used: {error}"
+        ))
+        .advise("build the mini-initramfs again with another certificate")
+    })
 }
 
 /// Who signed, if it is somebody trusted.
@@ -121,7 +144,7 @@ impl Proof {
     /// Why it is not trusted, as a sentence.
     pub fn find(source: &dyn ReadAt, ddi: Ddi, trust: &Trust) -> Result<Self, String> {
         let signature = ddi.signature(source).map_err(|e| e.to_string())?;
-        let (root, reason) = trust.root_hash(signature.as_ref())?;
+        let (root, reason) = trust.root_hash(&ddi, signature.as_ref())?;
         let trees = ddi.trees(source, &root).map_err(|e| e.to_string())?;
         let start = Start::prove(source, &ddi, &trees)?;
         Ok(Self {

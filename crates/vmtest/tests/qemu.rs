@@ -14,6 +14,8 @@ mod boots;
 mod buses;
 #[path = "qemu/direct.rs"]
 mod direct;
+#[path = "qemu/extensions.rs"]
+mod extensions;
 #[path = "qemu/ground.rs"]
 mod ground;
 #[path = "qemu/handover.rs"]
@@ -98,6 +100,7 @@ const TESTS: &[&[Test]] = &[
     sealed_roots::TESTS,
     net_roots::TESTS,
     twins::TESTS,
+    extensions::TESTS,
     stay::TESTS,
 ];
 

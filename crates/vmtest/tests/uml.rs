@@ -21,6 +21,8 @@ mod appended;
 mod direct;
 #[path = "uml/embedded.rs"]
 mod embedded;
+#[path = "uml/extensions.rs"]
+mod extensions;
 #[path = "uml/faults.rs"]
 mod faults;
 #[path = "uml/ground.rs"]
@@ -85,6 +87,7 @@ const TESTS: &[&[Test]] = &[
     trust::TESTS,
     tamper::TESTS,
     refused::TESTS,
+    extensions::TESTS,
 ];
 
 fn main() -> ExitCode {

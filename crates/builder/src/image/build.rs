@@ -259,7 +259,7 @@ pub fn expect_of(image: &Path) -> Result<Expect> {
 
 /// Reads the image back: the right one, whole, and without a fault that
 /// fsck.erofs would find.
-fn verify(
+pub(super) fn verify(
     image: &Path,
     uuid: crate::Uuid,
     warnings: &mut Vec<String>,

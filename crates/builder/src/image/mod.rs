@@ -2,6 +2,7 @@
 
 mod build;
 mod erofs;
+pub(crate) mod extension;
 mod file;
 mod release;
 mod scan;
@@ -10,6 +11,7 @@ mod wrap;
 pub use build::expect_of;
 pub(crate) use build::{build, build_with};
 pub use erofs::MkfsErofs;
+pub use extension::BuiltExtension;
 pub(crate) use file::ImageFile;
 pub use wrap::claimed_root;
 pub(crate) use wrap::sign_image;

@@ -100,7 +100,7 @@ fn image(kernel: &KernelModules, request: &MiniRequest) -> Vec<Root> {
     let mut roots = IMAGE
         .map(|name| root(name, Role::Image, "mounts the image"))
         .to_vec();
-    if request.auth != Auth::None {
+    if request.auth != Auth::None || request.extensions.is_some() {
         roots.extend(verity(kernel));
     }
     if needs_mapping(request) {
@@ -129,11 +129,12 @@ fn image(kernel: &KernelModules, request: &MiniRequest) -> Vec<Root> {
     roots
 }
 
-/// Whether some candidate is a file.
+/// Whether some candidate is a file, or extensions may come, which are.
 fn needs_mapping(request: &MiniRequest) -> bool {
     let mut candidates = request.candidates.iter();
-    candidates
-        .any(|candidate| candidate.file.is_some() || candidate.partition == Selector::Embedded)
+    request.extensions.is_some()
+        || candidates
+            .any(|candidate| candidate.file.is_some() || candidate.partition == Selector::Embedded)
 }
 
 /// Whether some candidate is memory that the loader fills.
@@ -377,7 +378,7 @@ fn generic(kernel: &KernelModules, warnings: &mut Vec<String>) -> Result<Vec<Roo
 fn missing_builtins<'r>(index: &Index, request: &'r MiniRequest) -> Vec<&'r str> {
     let mut needed = IMAGE.to_vec();
     needed.extend(request.kernel_mounts.iter().map(String::as_str));
-    if request.auth != Auth::None {
+    if request.auth != Auth::None || request.extensions.is_some() {
         needed.push(VERITY);
     }
     if needs_mapping(request) {

@@ -5,7 +5,6 @@
 //! small; that is cheaper than the hash functions and their salts.
 
 use alloc::vec;
-use alloc::vec::Vec;
 use core::ops::ControlFlow;
 
 use iofs_source::ReadAt;
@@ -203,18 +202,20 @@ fn index_checksum_matches(seed: u32, block: &[u8], is_node: bool) -> bool {
     sum == le32(block, tail + 4)
 }
 
-/// Copies of all entries but `.` and `..`.
-pub(crate) fn list<S: ReadAt>(volume: &Volume<S>, directory: &Inode) -> Result<Vec<crate::Entry>> {
-    let mut entries = Vec::new();
+/// Shows `visit` all entries but `.` and `..`, until it breaks off.
+pub(crate) fn visit<S: ReadAt>(
+    volume: &Volume<S>,
+    directory: &Inode,
+    visit: &mut dyn FnMut(crate::Entry) -> ControlFlow<()>,
+) -> Result<()> {
     visit_entries(volume, directory, &mut |entry| {
-        if entry.name != b"." && entry.name != b".." {
-            entries.push(crate::Entry {
-                name: entry.name.to_vec(),
-                inode: entry.inode,
-                kind: crate::EntryKind::from_raw(entry.kind),
-            });
+        if entry.name == b"." || entry.name == b".." {
+            return ControlFlow::Continue(());
         }
-        ControlFlow::Continue(())
-    })?;
-    Ok(entries)
+        visit(crate::Entry {
+            name: entry.name.to_vec(),
+            inode: entry.inode,
+            kind: crate::EntryKind::from_raw(entry.kind),
+        })
+    })
 }

@@ -231,6 +231,24 @@ impl<S: ReadAt> Ext4<S> {
     /// The path leads nowhere or not to a directory; what on the way is
     /// damaged.
     pub fn entries(&self, path: &str) -> Result<Vec<Entry>, Ext4Error> {
+        let mut entries = Vec::new();
+        self.visit(path, &mut |entry| {
+            entries.push(entry);
+            ControlFlow::Continue(())
+        })?;
+        Ok(entries)
+    }
+
+    /// Shows `visit` what [`Self::entries`] would collect, one after the other,
+    /// until it breaks off: a folder may have more than somebody wants in memory.
+    ///
+    /// # Errors
+    /// As [`Self::entries`].
+    pub fn visit(
+        &self,
+        path: &str,
+        visit: &mut dyn FnMut(Entry) -> ControlFlow<()>,
+    ) -> Result<(), Ext4Error> {
         let inode = path::resolve(&self.volume, path).map_err(|error| *error)?;
         if !inode.is_directory() {
             return Err(Ext4Error::NotADirectory { path: path.into() });
@@ -238,6 +256,6 @@ impl<S: ReadAt> Ext4<S> {
         if inode.has(FLAG_ENCRYPTED) {
             return Err(Ext4Error::Encrypted { path: path.into() });
         }
-        dir::list(&self.volume, &inode).map_err(|error| *error)
+        dir::visit(&self.volume, &inode, visit).map_err(|error| *error)
     }
 }

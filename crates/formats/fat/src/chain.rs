@@ -108,6 +108,31 @@ impl<'a, S: ReadAt> FatTable<'a, S> {
         })
     }
 
+    /// How many clusters, at most `most`, follow `cluster` one after the other, as far
+    /// as the held piece of a FAT32 says. The chain of a file in one piece is nothing
+    /// else, and 300 MiB have 76800 entries: one by one they took 25 ms.
+    fn run(&self, cluster: u32, most: u64) -> u32 {
+        if self.geometry.info.kind != FatKind::Fat32 {
+            return 0;
+        }
+        let held = (u64::from(cluster) * 4)
+            .checked_sub(self.start)
+            .and_then(|skip| self.piece.get(usize::try_from(skip).ok()?..));
+        let room = self.geometry.last_cluster().saturating_sub(cluster);
+        let most = most.min(room.into());
+        let mut next = cluster;
+        let mut count = 0;
+        for entry in held.unwrap_or(&[]).chunks_exact(4) {
+            next = next.wrapping_add(1);
+            let value = entry.first_chunk().copied().map_or(0, u32::from_le_bytes);
+            if u64::from(count) == most || value & 0x0fff_ffff != next {
+                break;
+            }
+            count += 1;
+        }
+        count
+    }
+
     /// What follows an existing cluster.
     fn link(&mut self, cluster: u32) -> Result<Link> {
         match self.entry(cluster)? {
@@ -146,18 +171,20 @@ impl<'a, S: ReadAt> FatTable<'a, S> {
         }
         let needed = size.div_ceil(cluster_size);
         let mut walk = Walk::start(self.geometry, first)?;
-        for found in 0..needed {
-            match walk.at {
-                Some(cluster) => map.push(self.geometry.cluster_offset(cluster), cluster_size)?,
-                None => {
-                    return Err(FatError::ChainTooShort {
-                        cluster: walk.last,
-                        size,
-                        found: found * cluster_size,
-                    }
-                    .into());
+        let mut found = 0;
+        while found < needed {
+            let Some(cluster) = walk.at else {
+                return Err(FatError::ChainTooShort {
+                    cluster: walk.last,
+                    size,
+                    found: found * cluster_size,
                 }
-            }
+                .into());
+            };
+            let more = walk.skip(self, needed - found - 1);
+            let run = u64::from(more) + 1;
+            map.push(self.geometry.cluster_offset(cluster), run * cluster_size)?;
+            found += run;
             walk.step(self)?;
         }
         match walk.at {
@@ -228,6 +255,33 @@ impl Walk {
         })
     }
 
+    /// Goes on over clusters that follow one another, at most `most`, and not as far as
+    /// a cluster that would end a loop; returns over how many.
+    fn skip<S: ReadAt>(&mut self, table: &FatTable<'_, S>, most: u64) -> u32 {
+        let Some(cluster) = self.at else {
+            return 0;
+        };
+        let most = match self.mark.checked_sub(cluster) {
+            None | Some(0) => most,
+            Some(ahead) => most.min(u64::from(ahead) - 1),
+        };
+        let count = table.run(cluster, most);
+        // Not beyond the last cluster.
+        let here = cluster.saturating_add(count);
+        self.at = Some(here);
+        self.steps = self.steps.saturating_add(count);
+        if self.steps >= self.until {
+            self.advance_mark(here);
+        }
+        count
+    }
+
+    fn advance_mark(&mut self, to: u32) {
+        self.mark = to;
+        self.steps = 0;
+        self.until = self.until.saturating_mul(2);
+    }
+
     /// Goes on to the next cluster, if there is one.
     fn step<S: ReadAt>(&mut self, table: &mut FatTable<'_, S>) -> Result<()> {
         let Some(cluster) = self.at else {
@@ -241,10 +295,8 @@ impl Walk {
             }
             Link::Next(next) => {
                 self.steps += 1;
-                if self.steps == self.until {
-                    self.mark = next;
-                    self.steps = 0;
-                    self.until = self.until.saturating_mul(2);
+                if self.steps >= self.until {
+                    self.advance_mark(next);
                 }
                 Some(next)
             }

@@ -2,6 +2,7 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::ops::ControlFlow;
 
 use iofs_source::{FileMap, Mapped, ReadAt};
 
@@ -244,12 +245,17 @@ pub(crate) fn label<S: ReadAt>(source: &S, map: &FileMap) -> Result<Option<Strin
     Ok(label)
 }
 
-/// The files and subdirectories of the directory that `map` describes.
-pub(crate) fn list<S: ReadAt>(source: &S, map: &FileMap) -> Result<Vec<Entry>> {
-    let mut entries = Vec::new();
+/// Shows `visit` the files and subdirectories of the directory that `map`
+/// describes, until it breaks off.
+pub(crate) fn visit<S: ReadAt>(
+    source: &S,
+    map: &FileMap,
+    visit: &mut dyn FnMut(Entry) -> ControlFlow<()>,
+) -> Result<()> {
     scan(source, map, Wanted::Files, |slot| {
-        entries.push(slot.entry());
-        Go::On
-    })?;
-    Ok(entries)
+        match visit(slot.entry()) {
+            ControlFlow::Continue(()) => Go::On,
+            ControlFlow::Break(()) => Go::Stop,
+        }
+    })
 }

@@ -2,6 +2,7 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::ops::ControlFlow;
 
 use iofs_source::{FileMap, ReadAt};
 
@@ -90,13 +91,31 @@ impl<S: ReadAt> Fat<S> {
     /// # Errors
     /// If there is no such directory, or it is damaged.
     pub fn entries(&self, path: &str) -> Result<Vec<Entry>, FatError> {
-        self.list(path).map_err(|error| *error)
+        let mut entries = Vec::new();
+        self.visit(path, &mut |entry| {
+            entries.push(entry);
+            ControlFlow::Continue(())
+        })?;
+        Ok(entries)
     }
 
-    fn list(&self, path: &str) -> Result<Vec<Entry>> {
+    /// Shows `visit` what [`Self::entries`] would collect, one after the other,
+    /// until it breaks off: a folder may have more than somebody wants in memory.
+    ///
+    /// # Errors
+    /// As [`Self::entries`].
+    pub fn visit(
+        &self,
+        path: &str,
+        visit: &mut dyn FnMut(Entry) -> ControlFlow<()>,
+    ) -> Result<(), FatError> {
+        self.list(path, visit).map_err(|error| *error)
+    }
+
+    fn list(&self, path: &str, visit: &mut dyn FnMut(Entry) -> ControlFlow<()>) -> Result<()> {
         let mut table = FatTable::new(&self.source, &self.geometry);
         match self.resolve(&mut table, path)? {
-            Node::Directory(map) => dir::list(&self.source, &map),
+            Node::Directory(map) => dir::visit(&self.source, &map, visit),
             Node::File { .. } => Err(FatError::NotADirectory { path: path.into() }.into()),
         }
     }

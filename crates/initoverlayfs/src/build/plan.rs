@@ -19,6 +19,7 @@ use crate::cli::{
     ModulesArg, RootFsArg, SourceArgs,
 };
 use crate::error::{CliError, Result};
+use crate::extension::{ExtensionPlan, Member};
 use crate::place::{PlaceArg, candidates};
 use crate::ui;
 
@@ -37,6 +38,7 @@ pub(crate) struct BuildPlan {
     /// Where a loader puts the image.
     pub(super) memory: Option<u64>,
     pub(super) trust: TrustPlan,
+    pub(super) extensions: Vec<Member>,
     pub(super) uki: Option<UkiPlan>,
     /// Name of the image's file.
     pub(crate) image_name: &'static str,
@@ -63,6 +65,22 @@ impl BuildPlan {
             .hint("use partition:PARTLABEL=NAME, partition:PARTUUID=GUID or partition:TYPE=GUID"));
         }
         check_memory(&args, &trust)?;
+        let extensions = ExtensionPlan::resolve(&args.extensions)?;
+        let beside = |place: &PlaceArg| {
+            !matches!(
+                place,
+                PlaceArg::Partition(_) | PlaceArg::Pmem { .. } | PlaceArg::Embedded
+            )
+        };
+        if !extensions.members.is_empty() && !args.image_on.iter().any(beside) {
+            return Err(CliError::usage(
+                "--extension has no effect where the image is a partition: there is no folder \
+                 beside it",
+            )
+            .hint(
+                "use --extension-certificate, and put the extensions on the ESP for systemd-stub",
+            ));
+        }
         let image_name = match trust.container() {
             Container::None => PLAIN_IMAGE,
             Container::Ddi { .. } => IMAGE,
@@ -103,6 +121,7 @@ impl BuildPlan {
                     ModeArg::Initrd | ModeArg::Direct => Stage::Initrd,
                 },
                 inits: inits(args.mode),
+                extensions: extensions.trust,
                 appended: args.appended.map(|choice| match choice {
                     AppendedArg::Extra => Appended::Extra,
                     AppendedArg::All => Appended::All,
@@ -123,6 +142,7 @@ impl BuildPlan {
             cmdline: args.cmdline,
             memory: args.memory,
             trust,
+            extensions: extensions.members,
             image_name,
             image_path: args.image_path,
         })

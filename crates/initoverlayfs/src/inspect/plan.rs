@@ -56,6 +56,7 @@ pub(super) fn node(plan: &BootPlan, size: usize, list: bool) -> Node {
         .fact("kernel_mounts", plan.kernel_mounts.clone())
         .fact("mode", mode(plan))
         .fact("stage", plan.stage.name())
+        .fact("extensions", extensions(plan))
         .fact("appended", plan.appended.name())
         .fact("inits", plan.inits.clone())
         .fact("device_timeout_ms", Fact::number(plan.device_timeout_ms))
@@ -102,6 +103,25 @@ fn mode(plan: &BootPlan) -> String {
             format!("direct: {root} with {kinds}; the image where that fails")
         }
     }
+}
+
+/// Whose extensions are merged.
+fn extensions(plan: &BootPlan) -> Vec<String> {
+    let Some(extensions) = &plan.extensions else {
+        return vec!["none".into()];
+    };
+    let signed = extensions.certificates.iter().map(|der| {
+        let certificate = TrustedCertificate::from_der(der.clone());
+        certificate.map_or_else(
+            |error| error.to_string(),
+            |certificate| format!("signed by {}", certificate.describe()),
+        )
+    });
+    let sealed = extensions
+        .sealed
+        .iter()
+        .map(|root| format!("root hash {root}"));
+    signed.chain(sealed).collect()
 }
 
 /// Whom the plan trusts.

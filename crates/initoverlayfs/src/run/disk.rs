@@ -2,11 +2,11 @@
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use installer::BuiltSet;
-use installer::manifest::Place;
+use installer::manifest::{EXTENSIONS, Place};
 use iofs_gpt::{Layout, NewPartition, Uuid, types};
 use iofs_plan::Selector;
 
@@ -28,10 +28,17 @@ pub(super) fn for_image(path: &Path, set: &BuiltSet, place: &Place) -> Result<()
     let selector = place.selector()?;
     match &place.file {
         Some(file) => {
-            let size = set.manifest.image.size.saturating_add(FAT_SLACK);
-            let disk = PartitionedDisk::create(path, &selector, size)?;
+            let extensions = &set.manifest.extensions;
+            let size = extensions
+                .iter()
+                .map(|extension| extension.size)
+                .fold(set.manifest.image.size, u64::saturating_add);
+            let disk = PartitionedDisk::create(path, &selector, size.saturating_add(FAT_SLACK))?;
             disk.make_fat()?;
-            disk.put(&image, file)
+            disk.put(&image, file)?;
+            let folder = file.rsplit_once('/').map_or("", |(folder, _)| folder);
+            let extensions: Vec<_> = extensions.iter().map(|e| set.path(e)).collect();
+            disk.put_extensions(&extensions, &format!("{folder}/{EXTENSIONS}"))
         }
         None => {
             let disk = PartitionedDisk::create(path, &selector, set.manifest.image.size)?;
@@ -113,6 +120,19 @@ impl<'a> PartitionedDisk<'a> {
         }
         let mut command = self.mtools("mcopy");
         command.arg(from).arg(format!("::{to}"));
+        tool(command, "mtools")
+    }
+
+    /// Puts these into the folder `to`, which is made if there are any.
+    fn put_extensions(&self, extensions: &[PathBuf], to: &str) -> Result<()> {
+        if extensions.is_empty() {
+            return Ok(());
+        }
+        let mut command = self.mtools("mmd");
+        command.arg(format!("::{to}"));
+        tool(command, "mtools")?;
+        let mut command = self.mtools("mcopy");
+        command.args(extensions).arg(format!("::{to}"));
         tool(command, "mtools")
     }
 

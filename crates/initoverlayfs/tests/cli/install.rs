@@ -30,6 +30,7 @@ fn set(dir: &Path) {
         image: Artefact::of(dir, "image.erofs").unwrap(),
         image_uuid: "00000000-0000-0000-0000-000000000000".into(),
         initrd: Artefact::of(dir, "mini-initramfs.img").unwrap(),
+        extensions: Vec::new(),
         kernel: Artefact::of(dir, "vmlinuz").unwrap(),
         direct: Vec::new(),
         stage: "initrd".into(),

@@ -52,6 +52,7 @@ impl Fixture {
             image: Artefact::of(&out, "image.erofs").unwrap(),
             image_uuid: "00000000-0000-0000-0000-000000000000".into(),
             initrd: Artefact::of(&out, "mini-initramfs.img").unwrap(),
+            extensions: Vec::new(),
             kernel: Artefact::of(&out, "vmlinuz").unwrap(),
             direct: Vec::new(),
             stage: "initrd".into(),

@@ -9,7 +9,7 @@ use iofs_ext4::Ext4;
 use vmtest::command;
 use vmtest::disk::{Entry, ext4, fat};
 
-use crate::support::{FILE, FILE_ON_VOLUME, noise};
+use crate::support::{FILE_ON_VOLUME, noise};
 
 const UUID: &str = "1f0f5a7e-0d13-4d14-9a3c-6f2d1c0e0a03";
 
@@ -115,20 +115,35 @@ pub(crate) fn ext4(volume: &Path, image: &Path) {
 /// ext4 with an image that has blocks of zeros: mkfs.ext4 would leave holes in
 /// their place, where a copy on a running system has blocks.
 pub(crate) fn ext4_without_holes(volume: &Path, image: &Path) {
-    let bytes = fs::read(image).unwrap();
+    ext4_of(volume, 24 << 20, &[Entry::new(FILE_ON_VOLUME, image)]);
+}
+
+/// The same with any files.
+pub(crate) fn ext4_of(volume: &Path, size: u64, entries: &[Entry]) {
     let dense = volume.with_extension("dense");
-    fs::write(&dense, vec![0xff; bytes.len()]).unwrap();
-    ext4(volume, &dense);
+    let stand_ins: Vec<Entry> = (0..entries.len())
+        .map(|index| {
+            let mut entry = entries[index].clone();
+            entry.from = dense.with_extension(format!("dense{index}"));
+            let len = fs::metadata(&entries[index].from).unwrap().len();
+            fs::write(&entry.from, vec![0xff; usize::try_from(len).unwrap()]).unwrap();
+            entry
+        })
+        .collect();
+    ext4::make(volume, size, UUID, &stand_ins).unwrap();
     let content = fs::read(volume).unwrap();
-    let map = Ext4::open(&content[..])
-        .and_then(|opened| opened.locate(FILE))
-        .unwrap();
     let file = fs::File::options().write(true).open(volume).unwrap();
-    for extent in &map.extents {
-        let from = usize::try_from(extent.logical).unwrap();
-        let to = bytes.len().min(from + usize::try_from(extent.len).unwrap());
-        file.write_all_at(&bytes[from..to], extent.physical)
+    for entry in entries {
+        let bytes = fs::read(&entry.from).unwrap();
+        let map = Ext4::open(&content[..])
+            .and_then(|opened| opened.locate(&entry.to))
             .unwrap();
+        for extent in &map.extents {
+            let from = usize::try_from(extent.logical).unwrap();
+            let to = bytes.len().min(from + usize::try_from(extent.len).unwrap());
+            file.write_all_at(&bytes[from..to], extent.physical)
+                .unwrap();
+        }
     }
 }
 

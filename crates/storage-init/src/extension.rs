@@ -1,0 +1,229 @@
+//! What an extension image is for, by its own word, and whether that is this image:
+//! the rules of systemd-sysext and systemd-confext (os-release(5)).
+//!
+//! A signature says that an extension is its maker's, not that it fits. Both this
+//! program and systemd decide that by the same file, so that what is merged here is
+//! what `systemd-sysext refresh` would merge again. Of what versions of systemd differ
+//! in, the stricter counts: `ID_LIKE` of the image, which only new ones look at, makes
+//! nothing fit.
+
+use alloc::format;
+use alloc::string::String;
+
+use ddi::Arch;
+use iofs_plan::Stage;
+
+use crate::release::field;
+
+/// What an extension extends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `/usr` and `/opt`.
+    Sysext,
+    /// `/etc`.
+    Confext,
+}
+
+impl Kind {
+    /// The word for it, which systemd names the mount by, too.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sysext => "sysext",
+            Self::Confext => "confext",
+        }
+    }
+
+    /// Where systemd looks for them below /run and /var/lib, and the file in which a
+    /// merged hierarchy names them.
+    #[must_use]
+    pub fn plural(self) -> &'static str {
+        match self {
+            Self::Sysext => "extensions",
+            Self::Confext => "confexts",
+        }
+    }
+
+    /// The folders of the root that it extends.
+    #[must_use]
+    pub fn hierarchies(self) -> &'static [&'static str] {
+        match self {
+            Self::Sysext => &["usr", "opt"],
+            Self::Confext => &["etc"],
+        }
+    }
+
+    /// Where in an extension of that name it says what it is for.
+    #[must_use]
+    pub fn release_file(self, name: &str) -> String {
+        let place = match self {
+            Self::Sysext => "usr/lib",
+            Self::Confext => "etc",
+        };
+        format!("{place}/extension-release.d/extension-release.{name}")
+    }
+
+    fn level(self) -> &'static str {
+        match self {
+            Self::Sysext => "SYSEXT_LEVEL",
+            Self::Confext => "CONFEXT_LEVEL",
+        }
+    }
+
+    fn scope(self) -> &'static str {
+        match self {
+            Self::Sysext => "SYSEXT_SCOPE",
+            Self::Confext => "CONFEXT_SCOPE",
+        }
+    }
+}
+
+/// The name of the extension in the file `file`, and what its name says that it is.
+///
+/// # Errors
+/// Why it can be no extension's name, as a sentence.
+pub fn name_of(file: &str) -> Result<(&str, Option<Kind>), &'static str> {
+    let base = file.strip_suffix(".raw").unwrap_or(file);
+    let (name, kind) = match base.strip_suffix(".sysext") {
+        Some(name) => (name, Some(Kind::Sysext)),
+        None => match base.strip_suffix(".confext") {
+            Some(name) => (name, Some(Kind::Confext)),
+            None => (base, None),
+        },
+    };
+    // It becomes part of paths and of a list of lines.
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-+~^@".contains(c);
+    if name.is_empty() || name.len() > 128 || name.starts_with('.') || !name.chars().all(is_plain) {
+        return Err("its name has other than letters, digits and ._-+~^@");
+    }
+    Ok((name, kind))
+}
+
+/// Whether an extension with this extension-release is for the image with this
+/// os-release.
+///
+/// # Errors
+/// Why not, as a sentence.
+pub fn fits(kind: Kind, release: &str, host: &str, stage: Stage) -> Result<(), String> {
+    let scope = match field(release, kind.scope()) {
+        // An empty word is as good as none.
+        "" => "system portable",
+        scope => scope,
+    };
+    let stage = stage.name();
+    if !scope.split_ascii_whitespace().any(|word| word == stage) {
+        return Err(format!(
+            "{}=\"{scope}\" does not have the word {stage}, which is what the image is",
+            kind.scope()
+        ));
+    }
+    let arch = field(release, "ARCHITECTURE");
+    let native = Arch::NATIVE.name();
+    if !arch.is_empty() && arch != "_any" && arch != native {
+        return Err(format!("it is for {arch}, and this machine is {native}"));
+    }
+    let same = |name: &str| {
+        let (theirs, ours) = (field(release, name), field(host, name));
+        match theirs == ours {
+            true => Ok(()),
+            false => Err(format!(
+                "it is for {name}=\"{theirs}\", and the image has {name}=\"{ours}\""
+            )),
+        }
+    };
+    match field(release, "ID") {
+        "" => return Err("its extension-release names no ID".into()),
+        "_any" => return Ok(()),
+        _ => same("ID")?,
+    }
+    let level = kind.level();
+    if !field(host, level).is_empty() && !field(release, level).is_empty() {
+        return same(level);
+    }
+    if !field(host, "VERSION_ID").is_empty() {
+        return same("VERSION_ID");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_without_their_ends() {
+        assert_eq!(name_of("tools.raw"), Ok(("tools", None)));
+        assert_eq!(
+            name_of("tools-1.2.sysext.raw"),
+            Ok(("tools-1.2", Some(Kind::Sysext)))
+        );
+        assert_eq!(
+            name_of("site.confext.raw"),
+            Ok(("site", Some(Kind::Confext)))
+        );
+        for name in [
+            ".raw",
+            "..raw",
+            ".sysext.raw",
+            "a/b.raw",
+            "a\nb.raw",
+            "a b.raw",
+            "ü.raw",
+        ] {
+            assert!(name_of(name).is_err(), "{name}");
+        }
+        assert!(name_of(&format!("{}.raw", "x".repeat(129))).is_err());
+    }
+
+    #[test]
+    fn an_extension_fits_as_systemd_has_it() {
+        let debian = "ID=debian\nVERSION_ID=\"13\"\n";
+        let levelled = "ID=debian\nVERSION_ID=13\nSYSEXT_LEVEL=2\n";
+        let rolling = "ID=arch\n";
+        let only_level = "ID=arch\nSYSEXT_LEVEL=2\n";
+        for (release, host, expected) in [
+            ("ID=debian\nVERSION_ID=13\n", debian, true),
+            ("ID=debian\nVERSION_ID=12\n", debian, false),
+            ("ID=debian\n", debian, false),
+            ("ID=fedora\nVERSION_ID=13\n", debian, false),
+            ("ID=_any\nVERSION_ID=12\n", debian, true),
+            ("VERSION_ID=13\n", debian, false),
+            ("", debian, false),
+            ("ID=debian\nSYSEXT_LEVEL=2\n", levelled, true),
+            (
+                "ID=debian\nSYSEXT_LEVEL=1\nVERSION_ID=13\n",
+                levelled,
+                false,
+            ),
+            ("ID=debian\nVERSION_ID=13\n", levelled, true),
+            // A level that only the extension has says nothing.
+            ("ID=debian\nSYSEXT_LEVEL=2\n", debian, false),
+            ("ID=arch\n", rolling, true),
+            ("ID=arch\nVERSION_ID=7\n", rolling, true),
+            ("ID=arch\n", only_level, true),
+            ("ID=_any\nARCHITECTURE=_any\n", debian, true),
+            ("ID=_any\nARCHITECTURE=s390x\n", debian, false),
+            ("ID=_any\nSYSEXT_SCOPE=initrd\n", debian, false),
+            ("ID=_any\nSYSEXT_SCOPE=\"initrd system\"\n", debian, true),
+            ("ID=_any\nSYSEXT_SCOPE=systems\n", debian, false),
+        ] {
+            let fits = fits(Kind::Sysext, release, host, Stage::System);
+            assert_eq!(fits.is_ok(), expected, "{release:?} on {host:?}: {fits:?}");
+        }
+    }
+
+    #[test]
+    fn an_initrd_takes_what_says_so() {
+        let host = "ID=debian\nVERSION_ID=13\n";
+        let fits = |kind, release| fits(kind, release, host, Stage::Initrd);
+        assert!(fits(Kind::Sysext, "ID=_any\n").is_err());
+        assert!(fits(Kind::Sysext, "ID=_any\nSYSEXT_SCOPE=initrd\n").is_ok());
+        assert!(fits(Kind::Confext, "ID=_any\nSYSEXT_SCOPE=initrd\n").is_err());
+        assert!(fits(Kind::Confext, "ID=_any\nCONFEXT_SCOPE=\"system initrd\"\n").is_ok());
+        let native = format!(
+            "ID=_any\nSYSEXT_SCOPE=initrd\nARCHITECTURE={}\n",
+            Arch::NATIVE.name()
+        );
+        assert!(fits(Kind::Sysext, &native).is_ok());
+    }
+}
