@@ -24,11 +24,16 @@ pub(crate) const TESTS: &[Test] = &[Test::new(
 /// What the service and the containers say.
 const SAID: &str = "hello from the image of this test";
 
-/// What of the tools the guest does not have: systemd-container, and the library by
-/// which systemd sets up dm-verity.
+/// What of the tools the guest does not have: systemd-container, the library by which
+/// systemd sets up dm-verity, and the rules by which udev tells that library that it is
+/// done: without them it waits for ever.
 const CONTAINER: &[&str] = &[
     "usr/bin/portablectl",
     "usr/bin/systemd-nspawn",
+    "usr/lib/udev/rules.d/55-dm.rules",
+    "usr/lib/udev/rules.d/60-persistent-storage-dm.rules",
+    "usr/lib/udev/rules.d/95-dm-notify.rules",
+    "usr/sbin/dmsetup",
     "usr/lib/systemd/portable",
     "usr/lib/systemd/systemd-portabled",
     "usr/lib/systemd/system/dbus-org.freedesktop.portable1.service",
@@ -49,13 +54,13 @@ ldconfig
 mkdir -p /etc/verity.d
 cp /efi/hello.crt /etc/verity.d/
 cp /efi/hello.raw /efi/changed.raw /root/
+udevadm control --reload
 systemctl daemon-reload
 systemctl reload dbus
 portablectl attach --runtime --profile=trusted /root/hello.raw 2>&1 | fact attach
 portablectl list 2>&1 | fact list
-systemctl start hello.service 2>&1 | fact start
+timeout 60 systemctl start hello.service 2>&1 | fact start
 journalctl -u hello.service -o cat 2>&1 | fact portable
-findmnt -n -o SOURCE -t erofs | fact mounted
 portablectl detach --runtime /root/hello.raw 2>&1 | fact detach
 container() {
     systemd-nspawn --quiet --register=no --keep-unit --read-only \
