@@ -7,6 +7,7 @@ mod analyze;
 mod basics;
 mod build;
 mod common;
+mod extensions;
 mod hint;
 mod inspect;
 mod install;
