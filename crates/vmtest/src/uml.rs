@@ -204,7 +204,12 @@ impl Uml {
             .prefix("initoverlayfs-uml-")
             .tempdir()
             .map_err(Error::io("making a temporary folder"))?;
-        let mut child = Command::new(program)
+        // The kernel takes what lies between its data and its heap for memory, too
+        // (arch/um/kernel/um_arch.c): where the heap begins at random, a guest may have
+        // twice the memory that it was given.
+        let mut child = Command::new("setarch")
+            .arg("--addr-no-randomize")
+            .arg(program)
             .args(self.args(control.path()))
             .env("TMPDIR", memory)
             .stdin(Stdio::null())
