@@ -115,7 +115,7 @@ const fn step(name: &'static str, tests: bool, work: Work) -> Step {
 }
 
 /// Longer than any step takes; the whole run is bounded by its caller.
-const LIMIT: Duration = Duration::from_secs(2400);
+const LIMIT: Duration = Duration::from_secs(2700);
 
 fn execute(command: Command, log: &Path) -> Result<Finished, Box<dyn Error>> {
     Ok(step::run(command, log, LIMIT)?)
