@@ -124,7 +124,7 @@ impl MiniAhead {
     /// # Errors
     /// As [`crate::build_mini`].
     pub fn build(self, request: &MiniRequest, progress: &dyn Progress) -> Result<BuiltMini> {
-        check(request, &mut Vec::new())?;
+        let checked = check(request)?;
         // What went wrong is found, and told, where it is needed.
         let ahead = self.thread.join().ok().and_then(Result::ok);
         let mut clock = Clock::new(progress);
@@ -132,7 +132,7 @@ impl MiniAhead {
             Some(ahead) => ahead,
             None => (Collected::new(request, &mut clock, progress)?, Vec::new()),
         };
-        finish(request, collected, times, clock, progress)
+        finish(request, checked, collected, times, clock, progress)
     }
 }
 
@@ -143,27 +143,28 @@ const AHEAD: i32 = 10;
 /// Builds a mini-initramfs.
 pub(crate) fn build(request: &MiniRequest, progress: &dyn Progress) -> Result<BuiltMini> {
     let mut clock = Clock::new(progress);
-    check(request, &mut Vec::new())?;
+    let checked = check(request)?;
     let collected = Collected::new(request, &mut clock, progress)?;
-    finish(request, collected, Vec::new(), clock, progress)
+    finish(request, checked, collected, Vec::new(), clock, progress)
 }
 
-fn check(request: &MiniRequest, warnings: &mut Vec<String>) -> Result<Vec<u8>> {
+/// storage-init's bytes, and what the user should know of the request.
+fn check(request: &MiniRequest) -> Result<(Vec<u8>, Vec<String>)> {
+    let mut warnings = Vec::new();
     let init = read_init(&request.storage_init)?;
-    check_candidates(request, warnings)?;
+    check_candidates(request, &mut warnings)?;
     check_level(request.compression)?;
-    Ok(init)
+    Ok((init, warnings))
 }
 
 fn finish(
     request: &MiniRequest,
+    (init, mut warnings): (Vec<u8>, Vec<String>),
     mut collected: Collected,
     mut times: Vec<StepTime>,
     mut clock: Clock<'_>,
     progress: &dyn Progress,
 ) -> Result<BuiltMini> {
-    let mut warnings = Vec::new();
-    let init = check(request, &mut warnings)?;
     let embedded = Embedded::open(request)?;
     let fits = |collected: &Collected| -> Result<bool> {
         let chosen = choose(collected.kernel.as_ref(), request, &mut Vec::new())?;
