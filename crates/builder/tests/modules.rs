@@ -165,6 +165,41 @@ fn links_of_the_image_do_not_lead_to_the_hosts_modules() {
 }
 
 #[test]
+fn modules_with_several_names_or_shorter_than_their_files_are_whole() {
+    need(&["gzip", "mkfs.erofs", "mount"]);
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    let modules = tree.join("usr/lib/modules/6.0");
+    fs::create_dir_all(&modules).unwrap();
+    let short = b"\x7fELF short".to_vec();
+    let long = [b"\x7fELF".as_slice(), &[7; 90_000]].concat();
+    // A name of each is no module's, and keeps what it had.
+    for (name, bytes) in [("short", &short), ("long", &long)] {
+        let packed = modules.join(format!("{name}.ko.gz"));
+        fs::write(&packed, pipe("gzip -1", bytes)).unwrap();
+        fs::hard_link(&packed, modules.join(format!("{name}-linked.ko.gz"))).unwrap();
+        fs::hard_link(&packed, modules.join(format!("{name}.kept"))).unwrap();
+        fs::copy(&packed, modules.join(format!("{name}-alone.ko.gz"))).unwrap();
+    }
+    let request = common::plain(Source::Root(tree.clone()), dir.path().join("image"));
+    let built = build_image(&request, &Silent).unwrap();
+    assert_eq!(built.summary.decompressed_modules, 6);
+    let mounted = Mounted::new(&request.output);
+    for (name, bytes) in [("short", short), ("long", long)] {
+        let inside = mounted.path.join("usr/lib/modules/6.0");
+        for end in ["", "-linked", "-alone"] {
+            let module = fs::read(inside.join(format!("{name}{end}.ko"))).unwrap();
+            assert_eq!(module, bytes, "{name}{end}");
+        }
+        let kept = fs::read(inside.join(format!("{name}.kept"))).unwrap();
+        assert_eq!(
+            kept,
+            fs::read(modules.join(format!("{name}.ko.gz"))).unwrap()
+        );
+    }
+}
+
+#[test]
 fn a_damaged_module_is_named() {
     need(&["xz", "mkfs.erofs"]);
     let dir = tempfile::tempdir().unwrap();

@@ -3,7 +3,9 @@
 //!
 //! Wall time and the processor time of all that is started, in rounds in which
 //! everything runs once: what slows the host slows all of it, and the ratios are of
-//! the same round.
+//! the same round. All files are in memory, where distributions have /tmp: on a disk,
+//! what was removed a minute ago can make the next file cost ten times as much (ext4
+//! without a journal), and the figures would be of that.
 
 use std::error::Error;
 use std::fs;
@@ -13,6 +15,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use serde_json::Value;
+use tempfile::TempDir;
 use vmtest::command;
 use vmtest::debian::Chroot;
 use vmtest::peers::{Peer, Peers};
@@ -52,7 +55,7 @@ struct Job {
 
 /// The family.
 pub(super) fn run(ground: &Ground, options: &Options) -> Result<Report, Box<dyn Error>> {
-    let folder = tempfile::tempdir()?;
+    let (folder, place) = in_memory()?;
     let runs = options.runs.unwrap_or(RUNS);
     let mut jobs = jobs(ground, folder.path())?;
     jobs.retain(|job| options.wants(job.name));
@@ -73,8 +76,26 @@ pub(super) fn run(ground: &Ground, options: &Options) -> Result<Report, Box<dyn 
             fs::remove_dir_all(&scratch)?;
         }
     }
-    report(ground, options, runs, &jobs, &steps)
+    report(ground, options, runs, &jobs, &steps, &place)
 }
+
+/// A folder for all files, in memory if there is room, and what it lies on.
+fn in_memory() -> Result<(TempDir, String), Box<dyn Error>> {
+    let memory = Path::new(MEMORY);
+    if let Ok(found) = rustix::fs::statvfs(memory) {
+        if found.f_bavail.saturating_mul(found.f_frsize) >= ROOM {
+            let folder = tempfile::tempdir_in(memory)?;
+            return Ok((folder, "All files are in memory (tmpfs).".to_owned()));
+        }
+    }
+    let place = "Files are on the disk: there was no room in memory.";
+    Ok((tempfile::tempdir()?, place.to_owned()))
+}
+
+/// Where POSIX shared memory is, a tmpfs, and how much of it has to be free: two trees
+/// of a guest, its images.
+const MEMORY: &str = "/dev/shm";
+const ROOM: u64 = 6 << 30;
 
 /// Where a build's report is left.
 const SAID: &str = "said.json";
@@ -107,11 +128,12 @@ fn jobs(ground: &Ground, folder: &Path) -> Result<Vec<Job>, Box<dyn Error>> {
     ]);
     mini.arg(&one_file)
         .arg("--sysroot")
-        .arg(ground.guest.tree());
+        .arg(ground.guest.tree())
+        .env("TMPDIR", folder);
     let build = |name, modules: &'static str, options: &'static [&'static str]| {
         let mut command = recipe(ground, &ground.guest.dracut_initrd(), modules, options)
             .command(Path::new("built"));
-        command.arg("--json");
+        command.arg("--json").env("TMPDIR", folder);
         let run = repeat(&command, move |command, scratch| {
             let said = command::output(command.current_dir(scratch))?;
             Ok(fs::write(scratch.join(SAID), said)?)
@@ -200,7 +222,15 @@ fn repeat(
 ) -> Run {
     let program = command.get_program().to_owned();
     let words: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
-    Box::new(move |scratch| run(Command::new(&program).args(&words), scratch))
+    let mut variables = Vec::new();
+    for (name, value) in command.get_envs() {
+        variables.extend(value.map(|value| (name.to_owned(), value.to_owned())));
+    }
+    Box::new(move |scratch| {
+        let mut command = Command::new(&program);
+        command.args(&words).envs(variables.iter().cloned());
+        run(&mut command, scratch)
+    })
 }
 
 fn quiet(command: &mut Command, scratch: &Path) -> Result<(), Box<dyn Error>> {
@@ -367,6 +397,7 @@ fn report(
     runs: u32,
     jobs: &[Job],
     steps: &[(String, Vec<f64>)],
+    place: &str,
 ) -> Result<Report, Box<dyn Error>> {
     let rows = jobs.iter().map(|job| {
         let cells = vec![
@@ -411,7 +442,7 @@ fn report(
         name: "build".to_owned(),
         title: "What making an image costs".to_owned(),
         command: options.command("build", runs, ""),
-        notes: notes(runs, processors, load()?),
+        notes: notes(runs, processors, load()?, place),
         versions,
         tables,
         bounds: bounds(jobs),
@@ -430,7 +461,7 @@ fn load() -> Result<f64, Box<dyn Error>> {
     Ok(load.ok_or("/proc/loadavg is empty")?.parse()?)
 }
 
-fn notes(runs: u32, processors: usize, load: f64) -> Vec<String> {
+fn notes(runs: u32, processors: usize, load: f64, place: &str) -> Vec<String> {
     vec![
         format!(
             "The host's load average was {load:.1} at the end, the bench's own work included: what \
@@ -440,7 +471,7 @@ fn notes(runs: u32, processors: usize, load: f64) -> Vec<String> {
         format!(
             "{runs} rounds, in each of which everything is made once, one after the other, with \
              {processors} processors; medians. Ratios are of the same round, then the median. \
-             Processor time is that of all processes that were started."
+             Processor time is that of all processes that were started. {place}"
         ),
         format!(
             "{BUILD}: of dracut's generic initramfs, sealed, `--modules generic`, with what is \

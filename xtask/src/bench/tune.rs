@@ -49,8 +49,13 @@ const BASE: Variant = Variant {
     unsigned: false,
 };
 
-const VARIANTS: [Variant; 9] = [
+const VARIANTS: [Variant; 10] = [
     BASE,
+    Variant {
+        name: "short grace periods to the end",
+        words: "rcupdate.rcu_expedited=1",
+        ..BASE
+    },
     Variant {
         name: "nothing read ahead",
         words: "initoverlayfs.prefetch=off",

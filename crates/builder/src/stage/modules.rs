@@ -131,6 +131,18 @@ fn decompress(path: &Path, limit: u64) -> Result<()> {
         .symlink_metadata()
         .map_err(Error::io("looking at", path))?;
     let plain = plain_path(path);
+    let renamed = Error::io("renaming to", &plain);
+    // Into its own file, where nothing else is that file: to make one and remove one
+    // for each module takes some file systems longer than to decompress it.
+    if meta.nlink() == 1 {
+        if let Ok(mut file) = File::options().write(true).open(path) {
+            file.write_all(&bytes)
+                .and_then(|()| file.set_len(bytes.len() as u64))
+                .and_then(|()| file.set_modified(meta.modified()?))
+                .map_err(Error::io("writing", path))?;
+            return std::fs::rename(path, &plain).map_err(renamed);
+        }
+    }
     let folder = path.parent().unwrap_or(Path::new("."));
     // Beside it and then renamed: whatever is called `foo.ko` is replaced and
     // never written through.
@@ -144,8 +156,7 @@ fn decompress(path: &Path, limit: u64) -> Result<()> {
         .and_then(|()| file.as_file().set_modified(meta.modified()?))
         .map_err(failed)?;
     copy::copy_xattrs(path, file.path())?;
-    file.persist(&plain)
-        .map_err(|error| Error::io("renaming to", &plain)(error.error))?;
+    file.persist(&plain).map_err(|error| renamed(error.error))?;
     std::fs::remove_file(path).map_err(Error::io("removing", path))
 }
 
