@@ -38,6 +38,16 @@ impl Keyring {
         Ok(find_in(&list, name).map(Self))
     }
 
+    /// Whether any of the kernel's keyrings has a public key whose description has
+    /// `id` in it (`kernel_id` of a certificate, crate `iofs-trust`).
+    ///
+    /// # Errors
+    /// The kernel's; ENOENT if it does not list its keys.
+    pub fn any_has(id: &str) -> Result<bool> {
+        let list = file::read(LIST, MAX_LIST)?;
+        Ok(is_in(&list, id))
+    }
+
     /// Adds a key to it.
     ///
     /// # Errors
@@ -103,9 +113,30 @@ fn find_in(list: &[u8], name: &str) -> Option<u32> {
     })
 }
 
+/// Whether the list has an asymmetric key with `id` in its description. Types are cut
+/// off at nine letters.
+fn is_in(list: &[u8], id: &str) -> bool {
+    let text = core::str::from_utf8(list).unwrap_or_default();
+    text.lines().any(|line| {
+        let kind = line.split_ascii_whitespace().nth(7);
+        kind == Some("asymmetri") && line.contains(id)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_public_key_is_found_by_its_identifier() {
+        let list = b"0df5d8c4 I------     1 perm 1f0b0000     0     0 keyring   .a6cc: empty\n\
+                     0129e5e2 I------     1 perm 1f030000     0     0 asymmetri \
+                     Debian Secure Boot CA: 6ccece7e4c6c0d1f: X509.rsa 4c6c0d1f []\n";
+        assert!(is_in(list, "6ccece7e4c6c0d1f"));
+        assert!(!is_in(list, "a6cc"));
+        assert!(!is_in(list, "11"));
+        assert!(!is_in(b"", ""));
+    }
 
     #[test]
     fn a_keyring_is_found_by_its_name() {

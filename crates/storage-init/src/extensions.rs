@@ -12,10 +12,13 @@
 
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::vec;
 use alloc::vec::Vec;
 
+use ddi::Ddi;
+use iofs_erofs::tree::Tree;
 use iofs_plan::{Candidate, Expect, Stage};
-use iofs_source::{FileMap, Mapped, ReadAt};
+use iofs_source::{FileMap, Limited, Mapped, ReadAt, Window};
 use kernel_abi::block::Device;
 use kernel_abi::file::{self, Kind as Entry};
 use kernel_abi::mount::{self, Flags};
@@ -23,7 +26,7 @@ use kernel_abi::mount::{self, Flags};
 use crate::disks::open_partition;
 use crate::extension::{Kind, fits, name_of};
 use crate::folder::{Names, images_in, in_order};
-use crate::image::{Found, Place, prove};
+use crate::image::{self, Found, Place};
 use crate::log::Log;
 use crate::merge;
 use crate::modules::Loader;
@@ -40,6 +43,9 @@ const BESIDE: &str = "extensions";
 
 /// How many extensions a boot takes.
 const MAX: usize = 16;
+
+/// The most that is read of one before it is proven, in bytes.
+const UNPROVEN_LIMIT: u64 = 1 << 20;
 
 /// Where they are mounted meanwhile, and where the layers' records are, in the
 /// mini-initramfs. Short, as the paths are mount options.
@@ -353,12 +359,12 @@ impl Job<'_> {
             return Err("its name says that it is of another kind than its folder".into());
         }
         let (device, map) = suspect.place?;
-        let (proof, Expect { uuid, size }) = prove(
-            &Mapped::new(&device, &map),
-            self.trust,
-            Expect::default(),
-            "it",
-        )?;
+        let source = Mapped::new(&device, &map);
+        let kind = said.or(suspect.kind);
+        let parts = image::parts(&source, "it")?;
+        self.fits_unproven(&source, &parts, name, kind)?;
+        let (proof, Expect { uuid, size }) =
+            image::prove_parts(&source, parts, self.trust, Expect::default(), "it")?;
         let mut part = self.found.part.clone();
         part.name = suspect.part;
         part.block_size = suspect.block_size;
@@ -388,7 +394,7 @@ impl Job<'_> {
         // Held by the mount from here on, or of no use.
         let released = device.release();
         mounted.and(released).map_err(|error| error.to_string())?;
-        let kind = self.admit(&at, name, said.or(suspect.kind));
+        let kind = self.admit(&at, name, kind);
         match kind {
             Ok(kind) => Ok(Layer {
                 name: name.into(),
@@ -404,12 +410,42 @@ impl Job<'_> {
         }
     }
 
+    /// Whether an extension fits by what it says before it is proven. Only that it does
+    /// not is believed: whoever could make it say so could as well take it away, and
+    /// what is for another machine costs no proof and no device. Where it cannot be
+    /// read here (the file is compressed), it is asked when it is mounted.
+    fn fits_unproven(
+        &self,
+        source: &dyn ReadAt,
+        parts: &Ddi,
+        name: &str,
+        kind: Option<Kind>,
+    ) -> Result<(), String> {
+        let limited = Limited::new(source, UNPROVEN_LIMIT);
+        let Some(tree) = Window::new(&limited, parts.root.start, parts.root.len)
+            .ok()
+            .and_then(|window| Tree::open(window).ok())
+        else {
+            return Ok(());
+        };
+        for &kind in kinds(&kind) {
+            let release = tree.lookup(&kind.release_file(name)).and_then(|file| {
+                let len = usize::try_from(file.size).unwrap_or(usize::MAX);
+                let mut bytes = vec![0; len.min(MAX_LEN)];
+                tree.read(&file, 0, &mut bytes).map(|()| bytes)
+            });
+            if let Ok(release) = release {
+                let release = String::from_utf8_lossy(&release);
+                return fits(kind, &release, self.host, self.stage)
+                    .map_err(|why| format!("{why} (as it says; nothing of it was proven)"));
+            }
+        }
+        Ok(())
+    }
+
     /// Whether what is mounted is an extension of that name that fits.
     fn admit(&self, at: &str, name: &str, kind: Option<Kind>) -> Result<Kind, String> {
-        let kinds = match kind {
-            Some(kind) => &[kind][..],
-            None => &[Kind::Sysext, Kind::Confext],
-        };
+        let kinds = kinds(&kind);
         for &kind in kinds {
             let place = kind.release_file(name);
             let release =
@@ -437,6 +473,14 @@ impl Job<'_> {
             [kind] => format!("it has no {}", kind.release_file(name)),
             _ => format!("it has no extension-release.{name}"),
         })
+    }
+}
+
+/// What an extension can be.
+fn kinds(kind: &Option<Kind>) -> &[Kind] {
+    match kind {
+        Some(kind) => core::slice::from_ref(kind),
+        None => &[Kind::Sysext, Kind::Confext],
     }
 }
 

@@ -267,16 +267,42 @@ pub fn prove(
     expect: Expect,
     what: &str,
 ) -> Result<(Proof, Expect), String> {
-    let refused = |why: String| format!("{what} is not a trusted image: {why}");
-    let ddi = Ddi::read(source, ARCH).map_err(|error| {
-        refused(match Superblock::read(source) {
+    let ddi = parts(source, what)?;
+    prove_parts(source, ddi, trust, expect, what)
+}
+
+/// Where in a disk image the parts of an image are. Nothing is proven by that.
+///
+/// # Errors
+/// Why there are none, as a sentence.
+pub fn parts(source: &dyn ReadAt, what: &str) -> Result<Ddi, String> {
+    Ddi::read(source, ARCH).map_err(|error| {
+        let why = match Superblock::read(source) {
             Ok(_) => BARE.into(),
             Err(_) => error.to_string(),
-        })
-    })?;
-    let proof = Proof::find(source, ddi, trust).map_err(refused)?;
+        };
+        refused(what, &why)
+    })
+}
+
+/// Proves the image that these parts of `source` are.
+///
+/// # Errors
+/// Why it is not trusted, as a sentence.
+pub fn prove_parts(
+    source: &dyn ReadAt,
+    ddi: Ddi,
+    trust: &Trust,
+    expect: Expect,
+    what: &str,
+) -> Result<(Proof, Expect), String> {
+    let proof = Proof::find(source, ddi, trust).map_err(|why| refused(what, &why))?;
     let found = proven(&proof, expect, what)?;
     Ok((proof, found))
+}
+
+fn refused(what: &str, why: &str) -> String {
+    format!("{what} is not a trusted image: {why}")
 }
 
 /// Reads the superblock of a proven image, from the bytes that were proven.

@@ -287,7 +287,19 @@ fn proven(
     if let Some(settings) = settings {
         trust_signers(settings, log);
     }
-    if let Some(signature) = signature.filter(|_| file::exists(CHECKS_SIGNATURES)) {
+    let signature = signature.filter(|_| file::exists(CHECKS_SIGNATURES));
+    // It would check the signature first and then look for the signer: as much work
+    // as all else that is done for an image.
+    let stranger = proof
+        .signer_id
+        .as_deref()
+        .filter(|id| !insists() && !knows(id));
+    if let (Some(_), Some(id)) = (signature, stranger) {
+        device.vouched = Some(false);
+        log.info(format_args!(
+            "the kernel does not vouch for the root hash's signature: it has no key {id}"
+        ));
+    } else if let Some(signature) = signature {
         target.signature_key = Some(&key);
         let result = Keyring::PROCESS
             .add("user", &key, signature)
@@ -324,6 +336,11 @@ fn proven(
 /// Whether the kernel takes no root hash whose signer it does not know.
 fn insists() -> bool {
     file::read_line(CHECKS_SIGNATURES).is_ok_and(|value| value != "N")
+}
+
+/// Whether the kernel has a key that is described by `id`, as far as that can be told.
+fn knows(id: &str) -> bool {
+    Keyring::any_has(id).unwrap_or(true)
 }
 
 /// Puts the plan's certificates into the kernel's keyring for root hashes and

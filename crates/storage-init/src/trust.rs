@@ -72,10 +72,10 @@ impl Trust {
         &self,
         ddi: &Ddi,
         signature: Option<&Signature>,
-    ) -> Result<(RootHash, String), String> {
+    ) -> Result<(RootHash, Reason<'_>), String> {
         match self {
             Self::Anything => Err("the plan authenticates nothing".into()),
-            Self::Sealed(root) => Ok((*root, "sealed in the boot plan".into())),
+            Self::Sealed(root) => Ok((*root, Reason::Sealed)),
             Self::Signed(certificates) => match signature {
                 Some(signature) => Ok((signature.root, signer(signature, certificates)?)),
                 None => Err("it is not signed, and the boot plan wants a signature".into()),
@@ -83,7 +83,7 @@ impl Trust {
             Self::Extensions(certificates, sealed) => {
                 let is_it = |root: &&RootHash| ddi.check_root_hash(root).is_ok();
                 match (sealed.iter().find(is_it), signature) {
-                    (Some(root), _) => Ok((*root, "sealed in the boot plan".into())),
+                    (Some(root), _) => Ok((*root, Reason::Sealed)),
                     (_, Some(signature)) => Ok((signature.root, signer(signature, certificates)?)),
                     _ => Err("it is not signed, and not sealed in the boot plan".into()),
                 }
@@ -102,8 +102,17 @@ fn certificates(plan: &[Vec<u8>]) -> Result<Vec<Certificate>, Failure> {
     })
 }
 
+/// Why a root hash is trusted.
+enum Reason<'t> {
+    Sealed,
+    Signed(&'t Certificate),
+}
+
 /// Who signed, if it is somebody trusted.
-fn signer(signature: &Signature, certificates: &[Certificate]) -> Result<String, String> {
+fn signer<'t>(
+    signature: &Signature,
+    certificates: &'t [Certificate],
+) -> Result<Reason<'t>, String> {
     let content = signature.root.to_hex();
     let index = verify_detached(&signature.pkcs7, content.as_bytes(), certificates)
         .map_err(|error| format!("the signature of its root hash does not hold: {error}"))?;
@@ -116,7 +125,7 @@ fn signer(signature: &Signature, certificates: &[Certificate]) -> Result<String,
              made it",
             signer.subject()
         )),
-        _ => Ok(format!("signed by {}", signer.subject())),
+        _ => Ok(Reason::Signed(signer)),
     }
 }
 
@@ -132,6 +141,8 @@ pub struct Proof {
     pub start: Start,
     /// The root hash's signature (PKCS#7, DER), if there is one, for the kernel.
     pub signature: Option<Vec<u8>>,
+    /// What the kernel would know the signer by, where nobody else vouches for that.
+    pub signer_id: Option<String>,
     /// Why the root hash is trusted: for the log.
     pub reason: String,
 }
@@ -147,11 +158,19 @@ impl Proof {
         let (root, reason) = trust.root_hash(&ddi, signature.as_ref())?;
         let trees = ddi.trees(source, &root).map_err(|e| e.to_string())?;
         let start = Start::prove(source, &ddi, &trees)?;
+        let (signer_id, reason) = match reason {
+            Reason::Sealed => (None, "sealed in the boot plan".into()),
+            Reason::Signed(signer) => (
+                signer.is_self_issued().then(|| signer.kernel_id()),
+                format!("signed by {}", signer.subject()),
+            ),
+        };
         Ok(Self {
             ddi,
             trees,
             start,
             signature: signature.map(|signature| signature.pkcs7),
+            signer_id,
             reason,
         })
     }

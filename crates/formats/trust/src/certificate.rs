@@ -165,6 +165,22 @@ impl Certificate {
         .describe()
     }
 
+    /// What the kernel describes a key of this certificate's by, unless it is told
+    /// otherwise: the subject key identifier or, without one, the serial number, in
+    /// hexadecimal, without leading zeros and perhaps not to the end
+    /// (crypto/asymmetric_keys/x509_public_key.c).
+    #[must_use]
+    pub fn kernel_id(&self) -> String {
+        let id = name::hex(self.key_id.as_ref().unwrap_or(&self.serial));
+        id.trim_end_matches('…').trim_start_matches("00").into()
+    }
+
+    /// Whether it names itself as its issuer: no other certificate vouches for it.
+    #[must_use]
+    pub fn is_self_issued(&self) -> bool {
+        self.issuer == self.subject
+    }
+
     /// The kind of its key.
     #[must_use]
     pub fn key(&self) -> KeyKind {
