@@ -31,7 +31,7 @@ pub use disks::{gpt, superblock};
 pub use firmware::{pe, tpm};
 pub use images::ddi;
 pub use prefetch::{prefetch, trace};
-pub use records::{absent, bls, cmdline, cpio, kmod, modinfo, plan};
+pub use records::{absent, bls, cmdline, cpio, extension, kmod, modinfo, plan};
 pub use trust::{certificate, trust};
 pub use verity::{signature, verifier, verity};
 pub use volumes::{erofs, ext4, fat};
@@ -51,6 +51,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("cmdline", cmdline),
     ("cpio", cpio),
     ("bls", bls),
+    ("extension", extension),
     ("kmod", kmod),
     ("modinfo", modinfo),
     ("verity", verity),

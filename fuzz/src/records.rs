@@ -4,8 +4,9 @@
 use iofs_bls::{Entry, EntryName, compare_entries, compare_versions};
 use iofs_cmdline::{Cmdline, Overrides, Root, RootWords};
 use iofs_cpio::{Reader, SegmentKind, next_segment, resolve_links};
+use iofs_extension::{Kind, field, fits, is_name, name_of};
 use iofs_kmod::{ConfigFile, Index, ModInfo, Texts, dep_index, rewrite_dep};
-use iofs_plan::{Absent, Auth, BootPlan, MAX_CERTIFICATES, MAX_PCR, glob_match};
+use iofs_plan::{Absent, Auth, BootPlan, MAX_CERTIFICATES, MAX_PCR, Stage, glob_match};
 
 /// Boot plans.
 ///
@@ -165,6 +166,40 @@ pub fn cpio(data: &[u8]) {
             break;
         }
         at = reader.position();
+    }
+}
+
+/// Whom an extension is for.
+///
+/// Input: its file's name, its extension-release, the image's os-release, with bytes 1
+/// between them.
+///
+/// Invariants:
+/// * no panic;
+/// * a name that is taken is one that leads nowhere else;
+/// * what fits has the image's ID or says that it does not matter.
+pub fn extension(data: &[u8]) {
+    let mut parts = data.split(|&byte| byte == 1);
+    let mut next = || String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
+    let (file, release, host) = (next(), next(), next());
+    let (name, said) = match name_of(&file) {
+        Ok((name, said)) => {
+            assert!(is_name(name) && file.starts_with(name));
+            (name, said)
+        }
+        Err(_) => ("x", None),
+    };
+    for kind in [Kind::Sysext, Kind::Confext] {
+        let place = kind.release_file(name);
+        assert!(place.ends_with(name) && !place.contains("/.."));
+        if said.is_some_and(|said| said != kind) {
+            continue;
+        }
+        for stage in [Stage::Initrd, Stage::System] {
+            let fits = fits(kind, &release, &host, stage);
+            let (theirs, ours) = (field(&release, "ID"), field(&host, "ID"));
+            assert!(fits.is_err() || theirs == "_any" || !theirs.is_empty() && theirs == ours);
+        }
     }
 }
 

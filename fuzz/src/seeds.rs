@@ -56,6 +56,12 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
               \x01version 6.12-1\nefi /EFI/a.efi\narchitecture x64\n"
                 .to_vec(),
         ],
+        "extension" => vec![
+            b"tools-1.2.sysext.raw\x01ID=debian\nVERSION_ID=13\nSYSEXT_SCOPE=\"initrd system\"\n\
+              ARCHITECTURE=x86-64\n\x01ID=debian\nVERSION_ID=\"13\"\n"
+                .to_vec(),
+            b"site.confext.raw\x01ID=_any\nCONFEXT_LEVEL=1\n\x01ID=x\nCONFEXT_LEVEL=1\n".to_vec(),
+        ],
         "absent" => absent().encode().into_iter().collect(),
         "kmod" => vec![kmod(""), kmod("!")],
         "modinfo" => vec![module()],

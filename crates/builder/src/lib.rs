@@ -33,6 +33,7 @@ mod uki;
 pub use certificate::TrustedCertificate;
 pub use error::{Error, ErrorKind, Result};
 pub use image::{BuiltExtension, ImageJob, ImageWriter, MkfsErofs, claimed_root, expect_of};
+pub use iofs_extension::Kind as ExtensionKind;
 pub use kernel::{kernel_image, kernel_release, kernel_release_of_image};
 pub use mini::MiniAhead;
 pub use mini::host::{boot_disks, drivers_of};
@@ -40,9 +41,8 @@ pub use osrelease::product_of;
 pub use profile::{HotFiles, Profile};
 pub use progress::{Progress, Silent, Step};
 pub use request::{
-    Compression, Container, ExtensionKind, ExtensionRequest, Generator, GeneratorRun, HostDisks,
-    ImageCompression, ImageRequest, Kernel, Limits, MiniRequest, Modules, PersistentVar, Source,
-    System,
+    Compression, Container, ExtensionRequest, Generator, GeneratorRun, HostDisks, ImageCompression,
+    ImageRequest, Kernel, Limits, MiniRequest, Modules, PersistentVar, Source, System,
 };
 pub use sign::{KeyType, KeygenRequest, NewKey, Signer, keygen};
 pub use summary::{
@@ -93,7 +93,7 @@ pub fn build(
     progress: &dyn Progress,
 ) -> Result<(BuiltImage, BuiltMini)> {
     let ahead = MiniAhead::start(mini.clone());
-    let image = build_image(image, progress)?;
+    let image = build_image(image, &ahead.beside(progress))?;
     let mut mini = mini;
     if let (true, Some(root)) = (mini.auth == Auth::default(), image.root_hash) {
         mini.auth = Auth::Sealed(root);

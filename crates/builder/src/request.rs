@@ -202,22 +202,13 @@ impl ImageRequest {
     }
 }
 
-/// What an extension image extends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ExtensionKind {
-    /// `/usr` and `/opt`.
-    Sysext,
-    /// `/etc`.
-    Confext,
-}
-
 /// The order for an extension image.
 #[derive(Debug, Clone)]
 pub struct ExtensionRequest {
     /// The tree; it is copied, never changed.
     pub root: PathBuf,
     /// What it extends.
-    pub kind: ExtensionKind,
+    pub kind: iofs_extension::Kind,
     /// Its name, by which systemd knows it.
     pub name: String,
     /// Where it goes. It appears there whole or not at all.

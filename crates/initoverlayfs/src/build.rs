@@ -65,7 +65,7 @@ fn build(plan: &BuildPlan, bars: &ui::Bars) -> Result<Built> {
     copy_kernel(&plan.kernel_image, &dir.join(KERNEL))?;
 
     let ahead = builder::MiniAhead::start(plan.mini_outline());
-    let image = builder::build_image(&plan.image, bars).map_err(|e| {
+    let image = builder::build_image(&plan.image, &ahead.beside(bars)).map_err(|e| {
         let error = CliError::from(e);
         match &plan.image.source {
             Source::Initrd(path) | Source::Root(path) => error.about(path.display()),

@@ -17,6 +17,7 @@ use alloc::vec::Vec;
 
 use ddi::Ddi;
 use iofs_erofs::tree::Tree;
+use iofs_extension::{Kind, fits, name_of};
 use iofs_plan::{Candidate, Expect, Stage};
 use iofs_source::{FileMap, Limited, Mapped, ReadAt, Window};
 use kernel_abi::block::Device;
@@ -24,7 +25,6 @@ use kernel_abi::file::{self, Kind as Entry};
 use kernel_abi::mount::{self, Flags};
 
 use crate::disks::open_partition;
-use crate::extension::{Kind, fits, name_of};
 use crate::folder::{Names, images_in, in_order};
 use crate::image::{self, Found, Place};
 use crate::log::Log;

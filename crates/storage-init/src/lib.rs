@@ -16,7 +16,6 @@ pub mod boot;
 pub mod boot_json;
 pub mod direct;
 pub mod disks;
-pub mod extension;
 pub mod extensions;
 pub mod firmware;
 pub mod folder;

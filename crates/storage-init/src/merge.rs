@@ -9,10 +9,9 @@
 use alloc::format;
 use alloc::string::String;
 
+use iofs_extension::Kind;
 use kernel_abi::file;
 use kernel_abi::mount::{self, Flags};
-
-use crate::extension::Kind;
 
 /// A mounted extension: its name and where.
 pub type Layer<'a> = (&'a str, &'a str);

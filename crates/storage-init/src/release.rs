@@ -10,6 +10,7 @@ use alloc::string::String;
 use core::cmp::Ordering;
 
 use iofs_bls::compare_versions;
+use iofs_extension::field;
 use iofs_plan::{Auth, BootPlan};
 use kernel_abi::file;
 
@@ -88,31 +89,6 @@ impl Release {
         }
         Ok(())
     }
-}
-
-/// What a text in the format of os-release(5) assigns to `name`; empty for nothing.
-pub(crate) fn field<'t>(text: &'t str, name: &str) -> &'t str {
-    // As in a shell, the last assignment counts.
-    let value = text
-        .lines()
-        .rev()
-        .find_map(|line| line.trim().strip_prefix(name)?.strip_prefix('='));
-    unquote(value.unwrap_or(""))
-}
-
-/// A value without the quotes around it. Neither products nor versions have
-/// anything in them that a shell would want escaped.
-fn unquote(value: &str) -> &str {
-    let value = value.trim();
-    for quote in ['"', '\''] {
-        let inside = value
-            .strip_prefix(quote)
-            .and_then(|value| value.strip_suffix(quote));
-        if let Some(inside) = inside {
-            return inside;
-        }
-    }
-    value
 }
 
 #[cfg(test)]

@@ -5,10 +5,11 @@ use super::{ImageJob, ImageWriter, MkfsErofs, Pending, build::verify, wrap};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::{Progress, Step};
-use crate::request::{ExtensionKind, ExtensionRequest, Limits};
+use crate::request::{ExtensionRequest, Limits};
 use crate::sign::Signer;
 use crate::stage::Stage;
 use crate::{ImageCompression, RootHash};
+use iofs_extension::{Kind, is_name};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -100,13 +101,13 @@ fn fill(
         let name = entry
             .map_err(Error::io("listing", stage.path()))?
             .file_name();
-        if !kind.folders().iter().any(|folder| *folder == name) {
+        if !kind.hierarchies().iter().any(|folder| *folder == name) {
             return Err(wrong(format!(
                 "{} has {}, and a {} extends nothing but /{}",
                 request.root.display(),
                 name.to_string_lossy(),
                 kind.name(),
-                kind.folders().join(" and /")
+                kind.hierarchies().join(" and /")
             ))
             .hint("Nobody would merge it: leave it out."));
         }
@@ -134,58 +135,22 @@ fn fill(
 
 /// A name that boots and systemd accept.
 fn check_name(name: &str) -> Result<()> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "._-+~^".contains(c);
     let suffixed = [".raw", ".sysext", ".confext"];
-    if name.is_empty()
-        || name.len() > 128
-        || name.starts_with('.')
-        || !name.chars().all(plain)
-        || suffixed.iter().any(|suffix| name.ends_with(suffix))
-    {
+    if !is_name(name) || suffixed.iter().any(|suffix| name.ends_with(suffix)) {
         return Err(Error::new(
             ErrorKind::Usage,
             format!("an extension's name cannot be {name:?}"),
         )
-        .hint("Use letters, digits and ._-+~^ for it, without .raw at its end."));
+        .hint("Use letters, digits and ._-+~^@ for it, without .raw at its end."));
     }
     Ok(())
-}
-
-impl ExtensionKind {
-    /// The word for it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Sysext => "sysext",
-            Self::Confext => "confext",
-        }
-    }
-
-    /// The folders of a root that it may extend.
-    #[must_use]
-    pub fn folders(self) -> &'static [&'static str] {
-        match self {
-            Self::Sysext => &["usr", "opt"],
-            Self::Confext => &["etc"],
-        }
-    }
-
-    /// Where an extension of that name says what it is for.
-    #[must_use]
-    pub fn release_file(self, name: &str) -> String {
-        let place = match self {
-            Self::Sysext => "usr/lib",
-            Self::Confext => "etc",
-        };
-        format!("{place}/extension-release.d/extension-release.{name}")
-    }
 }
 
 impl ExtensionRequest {
     /// An order with defaults for the rest: not signed, with the tree's own
     /// extension-release.
     #[must_use]
-    pub fn new(root: PathBuf, kind: ExtensionKind, name: &str, output: PathBuf) -> Self {
+    pub fn new(root: PathBuf, kind: Kind, name: &str, output: PathBuf) -> Self {
         Self {
             root,
             kind,

@@ -19,6 +19,7 @@ use rayon::prelude::*;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::sync::mpsc::{self, Sender};
 use std::thread::JoinHandle;
 
 /// The greatest size of storage-init, in bytes: it is an executable, not a disk.
@@ -91,14 +92,20 @@ fn names(chosen: &[Chosen<'_>]) -> Vec<String> {
 #[derive(Debug)]
 pub struct MiniAhead {
     thread: JoinHandle<Result<(Collected, Vec<StepTime>)>>,
+    begin: Sender<()>,
 }
 
 impl MiniAhead {
-    /// Begins. Of `outline`, what is only known with the image (root hash, UUID, size,
-    /// product) can be left open.
+    /// Prepares it. The work begins when the steps of the image that use every processor
+    /// are over ([`Self::beside`]). Of `outline`, what is only known with the image (root
+    /// hash, UUID, size, product) can be left open.
     #[must_use]
     pub fn start(outline: MiniRequest) -> Self {
+        let (begin, begun) = mpsc::channel();
         let work = move || {
+            if begun.recv().is_err() {
+                return Err(Error::new(ErrorKind::Usage, "nobody wants it any more"));
+            }
             let mut clock = Clock::new(&Silent);
             // The image goes first, as it takes longer. Without this it takes longer
             // still, and no less is done.
@@ -116,6 +123,16 @@ impl MiniAhead {
         };
         Self {
             thread: std::thread::spawn(work),
+            begin,
+        }
+    }
+
+    /// What the work on the image is to tell how it goes, for this to begin in time;
+    /// `progress` hears it too.
+    pub fn beside<'a>(&'a self, progress: &'a dyn Progress) -> impl Progress + 'a {
+        Beside {
+            begin: &self.begin,
+            progress,
         }
     }
 
@@ -125,6 +142,8 @@ impl MiniAhead {
     /// As [`crate::build_mini`].
     pub fn build(self, request: &MiniRequest, progress: &dyn Progress) -> Result<BuiltMini> {
         let checked = check(request)?;
+        // A thread that has ended is joined next.
+        let _ = self.begin.send(());
         // What went wrong is found, and told, where it is needed.
         let ahead = self.thread.join().ok().and_then(Result::ok);
         let mut clock = Clock::new(progress);
@@ -133,6 +152,38 @@ impl MiniAhead {
             None => (Collected::new(request, &mut clock, progress)?, Vec::new()),
         };
         finish(request, checked, collected, times, clock, progress)
+    }
+}
+
+struct Beside<'a> {
+    begin: &'a Sender<()>,
+    progress: &'a dyn Progress,
+}
+
+impl Progress for Beside<'_> {
+    fn begin(&self, step: Step, total: Option<u64>) {
+        // Both are another program's, with hardly more than one thread.
+        if matches!(step, Step::Generate | Step::WriteImage) {
+            // Sent twice is begun once; the build finds a thread that has ended.
+            let _ = self.begin.send(());
+        }
+        self.progress.begin(step, total);
+    }
+
+    fn advance(&self, by: u64) {
+        self.progress.advance(by);
+    }
+
+    fn end(&self, step: Step) {
+        self.progress.end(step);
+    }
+
+    fn warn(&self, message: &str) {
+        self.progress.warn(message);
+    }
+
+    fn tool_output(&self, line: &str) {
+        self.progress.tool_output(line);
     }
 }
 

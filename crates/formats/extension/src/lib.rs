@@ -1,19 +1,27 @@
-//! What an extension image is for, by its own word, and whether that is this image:
-//! the rules of systemd-sysext and systemd-confext (os-release(5)).
+//! What an extension image (sysext, confext) is called, and what it is for, by its own
+//! word: the rules of systemd-sysext and systemd-confext (os-release(5)).
 //!
-//! A signature says that an extension is its maker's, not that it fits. Both this
-//! program and systemd decide that by the same file, so that what is merged here is
-//! what `systemd-sysext refresh` would merge again. Of what versions of systemd differ
-//! in, the stricter counts: `ID_LIKE` of the image, which only new ones look at, makes
-//! nothing fit.
+//! # Format
+//! `usr/lib/extension-release.d/extension-release.NAME` (of a confext, below `etc`) is a
+//! text of lines `NAME=value`. `ID` has to be the image's or `_any`; then `SYSEXT_LEVEL`,
+//! where both have it, or else `VERSION_ID`. `ARCHITECTURE` and `SYSEXT_SCOPE` narrow it
+//! down further. Of what versions of systemd differ in, the stricter counts: `ID_LIKE` of
+//! the image, which only new ones look at, makes nothing fit.
+//!
+//! A signature says that an extension is its maker's, not that it fits. PID 1, the builder
+//! and systemd decide that by the same file, so that what is merged at boot is what
+//! `systemd-sysext refresh` would merge again.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
 
 use alloc::format;
 use alloc::string::String;
 
 use ddi::Arch;
 use iofs_plan::Stage;
-
-use crate::release::field;
 
 /// What an extension extends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +86,20 @@ impl Kind {
     }
 }
 
+/// What a text in the format of os-release(5) assigns to `name`; empty for nothing. The
+/// quotes around a value are not part of it; nothing is unescaped.
+#[must_use]
+pub fn field<'t>(text: &'t str, name: &str) -> &'t str {
+    // As in a shell, the last assignment counts.
+    let value = text
+        .lines()
+        .rev()
+        .find_map(|line| line.trim().strip_prefix(name)?.strip_prefix('='));
+    let value = value.unwrap_or("").trim();
+    let quoted = |quote: char| value.strip_prefix(quote)?.strip_suffix(quote);
+    quoted('"').or_else(|| quoted('\'')).unwrap_or(value)
+}
+
 /// The name of the extension in the file `file`, and what its name says that it is.
 ///
 /// # Errors
@@ -91,12 +113,18 @@ pub fn name_of(file: &str) -> Result<(&str, Option<Kind>), &'static str> {
             None => (base, None),
         },
     };
-    // It becomes part of paths and of a list of lines.
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-+~^@".contains(c);
-    if name.is_empty() || name.len() > 128 || name.starts_with('.') || !name.chars().all(is_plain) {
+    if !is_name(name) {
         return Err("its name has other than letters, digits and ._-+~^@");
     }
     Ok((name, kind))
+}
+
+/// Whether an extension can be called that: it becomes part of paths and of a list of
+/// lines.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-+~^@".contains(c);
+    !name.is_empty() && name.len() <= 128 && !name.starts_with('.') && name.chars().all(is_plain)
 }
 
 /// Whether an extension with this extension-release is for the image with this
@@ -149,6 +177,14 @@ pub fn fits(kind: Kind, release: &str, host: &str, stage: Stage) -> Result<(), S
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_assignment_counts() {
+        let text = "A=1\n#A=2\nXA=3\n A = 4\nB=\"b c\"\nC='\n D='d' \nA=5\n";
+        for (name, value) in [("A", "5"), ("B", "b c"), ("C", "'"), ("D", "d"), ("E", "")] {
+            assert_eq!(field(text, name), value, "{name}");
+        }
+    }
 
     #[test]
     fn names_are_without_their_ends() {
