@@ -8,8 +8,7 @@
 //! the extensions, which the noise of a whole boot does not reach.
 
 use std::error::Error;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -150,12 +149,7 @@ impl<'a> Maker<'a> {
         fs::write(tree("site").join("etc/site/conf"), "site\n")?;
         maker.build("site", "confext", &["--id", "_any", "--scope", "initrd"])?;
         let firmware = tree("firmware").join("usr/lib/firmware/bench");
-        fs::create_dir_all(&firmware)?;
-        for number in 0..UNUSED_MIB {
-            let mut random = Read::take(File::open("/dev/urandom")?, 1 << 20);
-            let mut file = File::create(firmware.join(format!("{number}.bin")))?;
-            io::copy(&mut random, &mut file)?;
-        }
+        parts::random_files(&firmware, UNUSED_MIB)?;
         maker.build("firmware", "sysext", &["--id", "_any", "--scope", "initrd"])?;
         fs::rename(tree("firmware"), tree("foreign"))?;
         maker.build("foreign", "sysext", &["--id", "other", "--scope", "initrd"])?;

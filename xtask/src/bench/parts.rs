@@ -39,6 +39,17 @@ pub(super) fn through(
     })
 }
 
+/// As many files of 1 MiB that do not compress, in a folder that is made for them.
+pub(super) fn random_files(folder: &Path, count: usize) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    let mut random = File::open("/dev/urandom")?;
+    for number in 0..count {
+        let mut file = File::create(folder.join(format!("{number}.bin")))?;
+        io::copy(&mut Read::take(&mut random, 1 << 20), &mut file)?;
+    }
+    Ok(())
+}
+
 /// Random files, of which larger and larger archives are made.
 #[derive(Debug)]
 pub(super) struct Padding {

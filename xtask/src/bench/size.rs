@@ -18,6 +18,9 @@ use vmtest::tools::Tools;
 use super::chart::Chart;
 use super::report::{Bound, Cell, Column, Report, Row, Table, version};
 use super::{Ground, Options, mib};
+use shared::Shared;
+
+mod shared;
 
 /// The project's bounds, in bytes: what a loader reads for one machine and for any,
 /// and the program's part of it.
@@ -51,9 +54,11 @@ pub(super) fn run(ground: &Ground, options: &Options) -> Result<Report, Box<dyn 
     loaded.extend(bench.peers()?);
     println!("images");
     let images = bench.images(options)?;
+    println!("what image and root have in common");
+    let shared = shared::measure(&bench, |name| options.wants(name))?;
     program.retain(wanted);
     loaded.retain(wanted);
-    report(ground, options, &program, &loaded, &images)
+    report(ground, options, &program, &loaded, &images, &shared)
 }
 
 struct Bench<'a> {
@@ -249,7 +254,18 @@ fn report(
     program: &[Sized],
     loaded: &[Sized],
     images: &[Image],
+    shared: &[Shared],
 ) -> Result<Report, Box<dyn Error>> {
+    let shared_rows = shared.iter().map(|shared| {
+        let cells = [
+            shared.files as f64,
+            mib(shared.raw),
+            mib(2 * shared.file_system),
+            mib(shared.extension),
+            shared.saved() / MIB,
+        ];
+        Row::new(&shared.name, cells.map(Into::into).to_vec())
+    });
     let dracut = find(loaded, DRACUT);
     let loaded_rows = loaded.iter().map(|(name, size)| {
         let part = dracut.map(|dracut| *size as f64 / dracut as f64);
@@ -320,6 +336,17 @@ fn report(
                 ],
                 rows: image_rows.collect(),
             },
+            Table {
+                title: "in the init image and in the root".to_owned(),
+                columns: vec![
+                    Column::new("files", "", 0),
+                    Column::new("their bytes", "MiB", 2),
+                    Column::new("in both, compressed", "MiB", 2),
+                    Column::new("once, as an extension", "MiB", 2),
+                    Column::new("saved", "MiB", 2),
+                ],
+                rows: shared_rows.collect(),
+            },
         ],
         bounds: bounds(program, loaded),
         charts: vec![Chart::Bars {
@@ -346,6 +373,13 @@ fn notes() -> Vec<String> {
         "File system against its files: bytes of the one by the bytes of regular files in it. \
          Read ahead: what the list names, before compression, by a guess of what init and udev \
          need."
+            .to_owned(),
+        "In the init image and in the root: files with the same path and content, as two EROFS \
+         images have them, or as both take them from one signed system extension (scope initrd and \
+         system), which storage-init merges in the one and systemd-sysext in the other. The first \
+         row is the limit: systemd and its libraries have to be there before a root can merge \
+         anything. Where the image is the system (`--mode stay`), or the root is reached directly, \
+         there are no two copies."
             .to_owned(),
         "tiny-initramfs has the drivers that it is told and no more than a mount; dracut, hostonly \
          has those of a virtio disk and ext4. mkosi-initrd is of packages, not of files of a \
