@@ -37,6 +37,8 @@ pub struct Disk {
     pub block_size: u32,
     /// Its partitions, or why there are none to be had.
     pub partitions: Result<Vec<Partition>, String>,
+    /// The signature of an MBR that has partitions, where there is no GPT.
+    pub mbr: Option<u32>,
 }
 
 /// A partition that the kernel shows and the table describes; or memory that stands
@@ -131,6 +133,18 @@ impl Inventory {
             entries.any(|entry| entry.part_guid == part_guid)
         };
         self.disks.iter().find(has).map(|disk| disk.name.as_str())
+    }
+
+    /// The partitions of this number that the kernel shows on disks whose MBR has this
+    /// signature, by the kernel's names.
+    #[must_use]
+    pub fn of_mbr(&self, signature: u32, number: u32, paths: &Paths) -> Vec<String> {
+        let disks = self.disks.iter();
+        let disks = disks.filter(|disk| disk.mbr == Some(signature));
+        disks
+            .map(|disk| partition_name(&disk.name, number))
+            .filter(|name| attribute(name, "partition", paths) == Some(number.into()))
+            .collect()
     }
 
     fn shown(&self, paths: &Paths, wanted: &dyn Fn(&Disk, &Partition) -> bool) -> Vec<Part> {
@@ -235,11 +249,17 @@ fn read_disk(name: &str, paths: &Paths) -> Option<Disk> {
     let block_size = attribute(name, "queue/logical_block_size", paths)
         .and_then(|size| u32::try_from(size).ok())
         .unwrap_or(512);
+    let mut mbr = None;
     let partitions = match Device::open(&format!("{}/{name}", paths.dev)) {
         Err(error) => Err(format!("{error}")),
         Ok(device) => match Table::read(&device, block_size) {
             Ok(table) => Ok(table.partitions),
-            Err(error) => Err(format!("{error}")),
+            Err(error) => {
+                let mut block = [0; 512];
+                let read = device.read_at(0, &mut block);
+                mbr = read.ok().and_then(|()| iofs_gpt::disk_signature(&block));
+                Err(format!("{error}"))
+            }
         },
     };
     Some(Disk {
@@ -247,6 +267,7 @@ fn read_disk(name: &str, paths: &Paths) -> Option<Disk> {
         size,
         block_size,
         partitions,
+        mbr,
     })
 }
 

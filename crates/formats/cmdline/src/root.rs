@@ -42,6 +42,13 @@ pub enum Root {
     Label(String),
     /// By the partition's GUID in a GPT.
     PartUuid(Uuid),
+    /// By the signature of a disk without GPT, and the partition's number.
+    MbrPart {
+        /// The disk's signature (MBR).
+        signature: u32,
+        /// The partition's number, from 1.
+        number: u32,
+    },
     /// By the partition's name in a GPT.
     PartLabel(String),
     /// By the kernel's name of the device, without `/dev/`.
@@ -73,7 +80,8 @@ impl Root {
         if is("UUID") {
             Uuid::parse_str(value).ok().map(Self::Uuid)
         } else if is("PARTUUID") {
-            Uuid::parse_str(value).ok().map(Self::PartUuid)
+            let guid = Uuid::parse_str(value).ok().map(Self::PartUuid);
+            guid.or_else(|| mbr_part(value))
         } else if is("LABEL") {
             Some(Self::Label(value.into()))
         } else if is("PARTLABEL") {
@@ -84,12 +92,30 @@ impl Root {
     }
 }
 
+/// `SSSSSSSS-PP`, both in hexadecimal (block/partitions/msdos.c).
+fn mbr_part(text: &str) -> Option<Root> {
+    let (signature, number) = text.split_once('-')?;
+    // A number in Rust may have a sign.
+    let is_hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if signature.len() != 8 || number.len() != 2 || !is_hex(signature) || !is_hex(number) {
+        return None;
+    }
+    let number = u32::from_str_radix(number, 16).ok();
+    Some(Root::MbrPart {
+        signature: u32::from_str_radix(signature, 16).ok()?,
+        number: number.filter(|&number| number > 0)?,
+    })
+}
+
 impl fmt::Display for Root {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Uuid(uuid) => write!(f, "UUID={uuid}"),
             Self::Label(label) => write!(f, "LABEL={label}"),
             Self::PartUuid(uuid) => write!(f, "PARTUUID={uuid}"),
+            Self::MbrPart { signature, number } => {
+                write!(f, "PARTUUID={signature:08x}-{number:02x}")
+            }
             Self::PartLabel(label) => write!(f, "PARTLABEL={label}"),
             Self::Device(name) => write!(f, "/dev/{name}"),
         }
@@ -220,6 +246,13 @@ mod tests {
                 "/dev/disk/by-uuid/0f8e9f3c-7b1d-4c5a-9e2f-1a2b3c4d5e6f",
                 Root::Uuid(UUID),
             ),
+            (
+                "PARTUUID=0011AAbb-1f",
+                Root::MbrPart {
+                    signature: 0x0011_aabb,
+                    number: 31,
+                },
+            ),
             ("LABEL=a root", Root::Label("a root".into())),
             ("PARTLABEL=root", Root::PartLabel("root".into())),
             ("/dev/vda2", Root::Device("vda2".into())),
@@ -239,7 +272,10 @@ mod tests {
             "zfs:pool",
             "/dev/disk/by-label/a\\x20root",
             "LABEL",
-            "PARTUUID=0011aabb-02",
+            "PARTUUID=0011aabb-00",
+            "PARTUUID=0011aabb-2",
+            "PARTUUID=+011aabb-02",
+            "PARTUUID=0011aabb-02/PARTNROFF=1",
         ] {
             assert_eq!(Root::parse(text), None, "{text}");
         }

@@ -47,7 +47,7 @@ pub mod types;
 
 pub use error::{Copy, GptError, HeaderError, PartitionError};
 pub use layout::{ALIGNMENT, Layout, LayoutError, NewPartition};
-pub use mbr::MbrKind;
+pub use mbr::{MbrKind, disk_signature};
 pub use read::{Partition, Table};
 pub use uuid::Uuid;
 

@@ -1,4 +1,4 @@
-//! The MBR in front of a GPT.
+//! The MBR in front of a GPT, or in place of one.
 
 /// What block 0 holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +13,9 @@ pub enum MbrKind {
     Partitions,
 }
 
+/// Where the disk's own number is, which Windows and later all others put before the
+/// entries (UEFI 2.10, table 5.1).
+const DISK_SIGNATURE: core::ops::Range<usize> = 440..444;
 const BOOT_SIGNATURE: [u8; 2] = [0x55, 0xaa];
 const ENTRIES: core::ops::Range<usize> = 446..510;
 const ENTRY_LEN: usize = 16;
@@ -43,6 +46,18 @@ pub(crate) fn classify(block: &[u8]) -> MbrKind {
         (false, true) if plausible => MbrKind::Partitions,
         (false, _) => MbrKind::None,
     }
+}
+
+/// The number by which the kernel names the partitions of a disk without GPT
+/// (block/partitions/msdos.c: `PARTUUID=%08x-%02x`, it and the partition's number), from
+/// the disk's first 512 bytes. `None` if they have no partitions, or protect a GPT.
+#[must_use]
+pub fn disk_signature(block: &[u8]) -> Option<u32> {
+    if classify(block) != MbrKind::Partitions {
+        return None;
+    }
+    let bytes = block.get(DISK_SIGNATURE)?.first_chunk()?;
+    Some(u32::from_le_bytes(*bytes))
 }
 
 /// The protective MBR of a disk whose last block is `last_lba`: 512 bytes.
@@ -77,7 +92,11 @@ mod tests {
 
         let mut plain = hybrid;
         plain[446 + 4] = 0x83;
+        plain[440..444].copy_from_slice(&[0x78, 0x56, 0x34, 0x12]);
         assert_eq!(classify(&plain), MbrKind::Partitions);
+        assert_eq!(disk_signature(&plain), Some(0x1234_5678));
+        assert_eq!(disk_signature(&hybrid), None);
+        assert_eq!(disk_signature(&[]), None);
         // Boot code in place of a boot flag.
         plain[446] = 0xeb;
         assert_eq!(classify(&plain), MbrKind::None);

@@ -121,6 +121,9 @@ impl<'a> Search<'a> {
             Root::Uuid(uuid) => by_superblock(&|found| found.uuid == *uuid),
             Root::Label(label) => by_superblock(&|found| found.label == *label),
             Root::PartUuid(uuid) => by_table(iofs_plan::Selector::PartUuid(*uuid)),
+            Root::MbrPart { signature, number } => {
+                self.inventory.of_mbr(*signature, *number, self.paths)
+            }
             Root::PartLabel(label) => by_table(iofs_plan::Selector::PartLabel(label.clone())),
             Root::Device(name) => self
                 .probed

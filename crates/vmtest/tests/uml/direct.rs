@@ -17,6 +17,7 @@ use crate::volumes;
 
 pub(crate) const TESTS: &[Test] = &[
     Test::new("direct_to_ext4_by_each_name", by_each_name),
+    Test::new("direct_to_a_partition_of_an_mbr", of_an_mbr),
     Test::new("direct_to_ext4_read_only_unless_told", read_only),
     Test::new("direct_to_xfs", |ground| {
         other(ground, "xfs", volumes::xfs_root, "")
@@ -105,8 +106,12 @@ pub(crate) fn record(seen: &Seen) -> Value {
 
 /// The root's own init has run, and nothing of the image was touched.
 fn is_direct(seen: &Seen, kind: &str, access: &str) {
+    is_direct_on(seen, "/dev/ubda2", kind, access);
+}
+
+fn is_direct_on(seen: &Seen, device: &str, kind: &str, access: &str) {
     seen.expects_in_order(&[
-        "[stage device] /dev/ubda2",
+        &format!("[stage device] {device}"),
         &format!("[stage mount] {kind}"),
         "[stage exec] /sbin/init",
         "TESTINIT stage: first",
@@ -116,7 +121,7 @@ fn is_direct(seen: &Seen, kind: &str, access: &str) {
     }
     let mounts = seen.facts("/proc/self/mountinfo");
     let root = mounts.iter().find(|line| line.contains(" / / ")).unwrap();
-    assert!(root.contains(&format!(" - {kind} /dev/ubda2 ")), "{root}");
+    assert!(root.contains(&format!(" - {kind} {device} ")), "{root}");
     assert!(root.contains(&format!(" {access},")), "{root}");
     assert!(
         !mounts.iter().any(|line| line.contains("overlay")),
@@ -130,7 +135,7 @@ fn is_direct(seen: &Seen, kind: &str, access: &str) {
     assert_eq!(record["mode"], "direct");
     assert_eq!(record["image"], Value::Null);
     assert_eq!(record["root"]["file_system"], kind);
-    assert_eq!(record["root"]["partition"], "/dev/ubda2");
+    assert_eq!(record["root"]["partition"], device);
 }
 
 /// The image's init has run, the root is let go, and the reason is where those who
@@ -179,6 +184,36 @@ fn by_each_name(ground: &Ground) -> Result<(), Failed> {
         is_direct(&seen, "ext4", "rw");
         assert_eq!(seen.fact("/written"), "written by testinit");
     }
+    Ok(())
+}
+
+/// A disk without GPT, as many small boards have, beside a second one of another number.
+fn of_an_mbr(ground: &Ground) -> Result<(), Failed> {
+    let mut boot = allowing(ground, "ext4");
+    boot.esp(volumes::fat32);
+    let root = boot.path("root");
+    ext4::make(&root, 16 << 20, UUID, &tree(&boot, ground)).unwrap();
+    let start = 2_u32 << 20;
+    for signature in [0x1f0f_5a7f, 0x1f0f_5a7e] {
+        // Two partitions of Linux data (0x83): sectors and their number.
+        let mut block = [0; 512];
+        block[440..444].copy_from_slice(&u32::to_le_bytes(signature));
+        let len = u32::try_from(fs::metadata(&root)?.len())?;
+        for (at, start, len) in [(446, 1 << 20, 1 << 20), (462, start, len)] {
+            block[at + 4] = 0x83;
+            block[at + 8..at + 12].copy_from_slice(&u32::to_le_bytes(start / 512));
+            block[at + 12..at + 16].copy_from_slice(&u32::to_le_bytes(len / 512));
+        }
+        block[510..].copy_from_slice(&[0x55, 0xaa]);
+        let path = boot.path(&format!("mbr-{signature:x}"));
+        let disk = fs::File::create(&path)?;
+        disk.write_all_at(&fs::read(&root)?, start.into())?;
+        disk.write_all_at(&block, 0)?;
+        boot.disk_of(path);
+    }
+    boot.words(&format!("root=PARTUUID=1F0F5A7E-02 rw {LOOK}"));
+    let seen = boot.succeeds();
+    is_direct_on(&seen, "/dev/ubdc2", "ext4", "rw");
     Ok(())
 }
 

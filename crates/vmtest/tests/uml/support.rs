@@ -318,6 +318,11 @@ impl<'g> Boot<'g> {
         placed
     }
 
+    /// Adds a disk that is this file.
+    pub(crate) fn disk_of(&mut self, path: PathBuf) {
+        self.disks.push(path);
+    }
+
     /// Adds a disk with the usual image on an ESP made by `make`.
     pub(crate) fn esp(&mut self, make: impl FnOnce(&Path, &Path)) -> Vec<iofs_gpt::Partition> {
         self.esp_with(&self.ground.image().path, make)
