@@ -1,5 +1,7 @@
 //! Images of ours as portable services and as containers: systemd's own tools attach
-//! and start what `build` wrote, and refuse what was changed or is by a stranger.
+//! and start what `build` wrote, and refuse what was changed or is by a stranger. And one
+//! extension for both: what storage-init has merged in the initrd, the system's
+//! systemd-sysext takes from the same file.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -13,13 +15,16 @@ use vmtest::guest::ROOT_LABEL;
 use vmtest::set::Set;
 use vmtest::tools::Tools;
 
-use crate::support::{Ground, facts, fail};
+use crate::support::{Ground, Key, expect, facts, fail};
 use crate::{Test, look};
 
 pub(crate) const TESTS: &[Test] = &[Test::new(
     "portable_services_and_containers_start_from_an_image",
     portable,
 )];
+
+/// What is in the extension.
+const SHARED: &str = "once on the disk";
 
 /// What the service and the containers say.
 const SAID: &str = "hello from the image of this test";
@@ -63,6 +68,12 @@ timeout 60 systemctl start hello.service 2>&1 | fact start
 journalctl -u hello.service -o cat 2>&1 | fact portable
 portablectl detach --runtime /root/hello.raw 2>&1 | fact detach
 # Where nobody vouches for the image, systemd 257 was not done after 100 s.
+mkdir -p /var/lib/extensions
+ln -s "$(ls /efi/*/*/extensions/shared.raw)" /var/lib/extensions/
+cat /usr/share/shared 2>/dev/null | fact before
+timeout 60 systemd-sysext --image-policy=root=signed refresh 2>&1 | fact refresh
+cat /usr/share/shared 2>&1 | fact shared
+losetup --list --noheadings --output BACK-FILE | fact loops
 container() {
     timeout 40 systemd-nspawn --quiet --register=no --keep-unit --read-only --console=pipe \
         --timezone=off --resolv-conf=off --image-policy=root=signed \
@@ -129,6 +140,27 @@ fn changed(image: &Path, to: &Path) -> Result<(), Failed> {
     Ok(fs::write(to, bytes)?)
 }
 
+/// A signed extension with one file, for initrds and systems.
+fn extension(ground: &Ground, dir: &Path, key: &Key) -> Result<PathBuf, Failed> {
+    let tree = dir.join("shared");
+    fs::create_dir_all(tree.join("usr/share"))?;
+    fs::write(tree.join("usr/share/shared"), format!("{SHARED}\n"))?;
+    let file = dir.join("shared.raw");
+    command::output(
+        Command::new(ground.dist.join("initoverlayfs"))
+            .args(["build-extension", "--name", "shared", "--kind", "sysext"])
+            .args(["--id", "_any", "--scope", "initrd,system", "--root"])
+            .arg(&tree)
+            .arg("--key")
+            .arg(&key.key)
+            .arg("--certificate")
+            .arg(&key.certificate)
+            .arg("--output")
+            .arg(&file),
+    )?;
+    Ok(file)
+}
+
 fn portable(ground: &Ground) -> Result<(), Failed> {
     let dir = ground.dir().join("portable");
     fs::create_dir_all(&dir)?;
@@ -173,14 +205,30 @@ fn portable(ground: &Ground) -> Result<(), Failed> {
         Entry::new("changed.raw", &other),
         Entry::new("hello.crt", &key.certificate),
         Entry::new("container.tar", &archive),
+        Entry::new(
+            &format!(
+                "debian-13/{}/extensions/shared.raw",
+                ground.guest.kernel_release()
+            ),
+            extension(ground, &dir, &key)?,
+        ),
     ];
     let label = format!("root=LABEL={ROOT_LABEL}");
-    // The shortest boot: what comes after it takes as long.
-    let options = ["--mode", "direct"];
+    let certificate = key.certificate.display().to_string();
+    let options = ["--extension-certificate", &certificate];
     let outcome = look::boot_with(ground, &dir.join("boot"), LOOK, &label, &options, entries)?;
 
     let fact = |name: &str| facts(&outcome, name).join("\n");
+    expect(
+        &outcome,
+        "[stage extensions] 1 of 1 merged into /usr; sysext shared, signed by ",
+    )?;
+    if !fact("before").is_empty() {
+        return Err(fail(&outcome, "the initrd's extension is in the system"));
+    }
     for (name, text) in [
+        ("shared", SHARED),
+        ("loops", "/extensions/shared.raw"),
         ("list", "hello"),
         ("portable", SAID),
         ("container", SAID),
