@@ -23,6 +23,7 @@ use iofs_source::{FileMap, Limited, Mapped, ReadAt, Window};
 use kernel_abi::block::Device;
 use kernel_abi::file::{self, Kind as Entry};
 use kernel_abi::mount::{self, Flags};
+use kernel_abi::{AsFd, readahead};
 
 use crate::disks::open_partition;
 use crate::folder::{Names, images_in, in_order};
@@ -43,6 +44,10 @@ const BESIDE: &str = "extensions";
 
 /// How many extensions a boot takes.
 const MAX: usize = 16;
+
+/// How much of the beginning of each part is read ahead, in bytes: the upper folders of a
+/// file system, and of a hash tree the levels above the first leaf.
+const AHEAD: u64 = 32 << 10;
 
 /// The most that is read of one before it is proven, in bytes.
 const UNPROVEN_LIMIT: u64 = 1 << 20;
@@ -362,6 +367,7 @@ impl Job<'_> {
         let source = Mapped::new(&device, &map);
         let kind = said.or(suspect.kind);
         let parts = image::parts(&source, "it")?;
+        ahead(&device, &map, &parts);
         self.fits_unproven(&source, &parts, name, kind)?;
         let (proof, Expect { uuid, size }) =
             image::prove_parts(&source, parts, self.trust, Expect::default(), "it")?;
@@ -473,6 +479,21 @@ impl Job<'_> {
             [kind] => format!("it has no {}", kind.release_file(name)),
             _ => format!("it has no extension-release.{name}"),
         })
+    }
+}
+
+/// Has the disk begin with what is read next, which would be waited for piece by piece.
+/// That it cannot is seen when it is read.
+fn ahead(device: &Device, map: &FileMap, parts: &Ddi) {
+    let all = [
+        Some(&parts.root),
+        Some(&parts.verity),
+        parts.signature.as_ref(),
+    ];
+    for part in all.into_iter().flatten() {
+        for extent in stack::range(map, part.start, part.len.min(AHEAD)) {
+            let _ = readahead::will_need(device.as_fd(), extent.physical, extent.len);
+        }
     }
 }
 

@@ -589,7 +589,7 @@ fn linear(
 
 /// The extents of `len` bytes from `start` of a file, counted from there. The
 /// last one ends at a whole sector: what lies behind in the file is not mapped.
-fn range(map: &FileMap, start: u64, len: u64) -> Vec<Extent> {
+pub(crate) fn range(map: &FileMap, start: u64, len: u64) -> Vec<Extent> {
     let end = start.saturating_add(len.next_multiple_of(SECTOR));
     map.extents
         .iter()

@@ -10,8 +10,9 @@ use crate::{FatError, FatKind, MAX_DIRECTORY};
 
 /// The first piece of the FAT that is read, in bytes.
 const FIRST_READ: u64 = 4 << 10;
-/// The largest piece, in bytes.
-const LARGEST_READ: u64 = 256 << 10;
+/// The largest piece, in bytes. The kernel reads ahead of the pieces; to have more memory
+/// for larger ones takes longer than to ask more often.
+const LARGEST_READ: u64 = 16 << 10;
 
 /// The active FAT, a piece of it in memory.
 #[derive(Debug)]
@@ -55,7 +56,7 @@ impl<'a, S: ReadAt> FatTable<'a, S> {
     }
 
     /// Reads the piece that holds offset `at`: larger ones while they follow
-    /// one another, since each read waits for the disk, small ones for chains
+    /// one another, since each read is a system call, small ones for chains
     /// that jump about.
     fn load(&mut self, at: u64) -> Result<()> {
         let held = self.piece.len() as u64;
@@ -64,7 +65,7 @@ impl<'a, S: ReadAt> FatTable<'a, S> {
             // An entry may straddle pieces here; the whole is 6 KiB at most.
             (0, used)
         } else if held > 0 && at == self.start + held {
-            (at, (held * 4).min(LARGEST_READ))
+            (at, (held * 2).min(LARGEST_READ))
         } else {
             (at - at % FIRST_READ, FIRST_READ)
         };
