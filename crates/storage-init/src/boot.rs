@@ -46,6 +46,9 @@ pub fn run(
     //    waited for here: disks are looked at while the rest still loads.
     let uevents = Uevents::subscribe()?;
     let mut modules = Loader::new(&settings.plan, &paths);
+    if let Some(workers) = settings.workers {
+        modules.limit(workers);
+    }
 
     //    Where the root is so simple that nothing of the image is needed to reach
     //    it, that is the way. Whatever is wrong with it, the image comes up, and

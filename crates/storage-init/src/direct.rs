@@ -383,6 +383,7 @@ mod tests {
             },
             candidates: vec![],
             hint: vec![],
+            workers: None,
             prefetch: true,
             record: false,
             mode: None,

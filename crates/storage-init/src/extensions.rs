@@ -435,16 +435,21 @@ impl Job<'_> {
             return Ok(());
         };
         for &kind in kinds(&kind) {
-            let release = tree.lookup(&kind.release_file(name)).and_then(|file| {
-                let len = usize::try_from(file.size).unwrap_or(usize::MAX);
-                let mut bytes = vec![0; len.min(MAX_LEN)];
-                tree.read(&file, 0, &mut bytes).map(|()| bytes)
-            });
-            if let Ok(release) = release {
-                let release = String::from_utf8_lossy(&release);
-                return fits(kind, &release, self.host, self.stage)
-                    .map_err(|why| format!("{why} (as it says; nothing of it was proven)"));
+            let Ok(file) = tree.lookup(&kind.release_file(name)) else {
+                continue;
+            };
+            let len = usize::try_from(file.size).unwrap_or(usize::MAX);
+            let mut bytes = vec![0; len.min(MAX_LEN)];
+            if len > MAX_LEN || tree.read(&file, 0, &mut bytes).is_err() {
+                break;
             }
+            return fits(
+                kind,
+                &String::from_utf8_lossy(&bytes),
+                self.host,
+                self.stage,
+            )
+            .map_err(|why| format!("{why} (as it says; nothing of it was proven)"));
         }
         Ok(())
     }

@@ -113,6 +113,8 @@ pub struct Loader<'p> {
     /// What the image needs, as far as it is known before it is found.
     for_image: Vec<u16>,
     cpus: usize,
+    /// How many workers there are at once, at most.
+    workers: usize,
     /// Running workers; `children` and `jobs` go in step.
     children: Vec<Child>,
     jobs: Vec<Job>,
@@ -142,10 +144,17 @@ impl<'p> Loader<'p> {
             schedule: Schedule::new(plan),
             for_image: Vec::new(),
             cpus: process::cpus().clamp(1, MAX_WORKERS),
+            workers: MAX_WORKERS,
             children: Vec::new(),
             jobs: Vec::new(),
             records: Vec::new(),
         }
+    }
+
+    /// Loads no more than `workers` modules at once.
+    pub fn limit(&mut self, workers: u32) {
+        let workers = usize::try_from(workers).unwrap_or(MAX_WORKERS);
+        self.workers = workers.clamp(1, MAX_WORKERS);
     }
 
     /// Asks for the boot disk's chain, and for what the last boot's disk needed
@@ -376,7 +385,7 @@ impl<'p> Loader<'p> {
         loop {
             let now = clock::micros();
             // A worker that sleeps leaves its CPU to another.
-            if self.jobs.len() >= MAX_WORKERS {
+            if self.jobs.len() >= self.workers {
                 break;
             }
             let guesses = self
@@ -413,6 +422,8 @@ impl<'p> Loader<'p> {
             urgency,
             started: clock::micros(),
         };
+        // Said before: a driver can take the machine with it.
+        log.debug(format_args!("loading {}", self.node_name(node)));
         match process::fork(|| self.work(node)) {
             Ok(child) => {
                 self.children.push(child);

@@ -42,6 +42,8 @@ pub struct Settings {
     /// Drivers to try first: by the command line, else as the last good boot
     /// left them on the ESP.
     pub hint: Vec<String>,
+    /// How many modules are loaded at once, if the command line says so.
+    pub workers: Option<u32>,
     /// Whether what the image says that boots read is read ahead.
     pub prefetch: bool,
     /// Whether this boot is recorded.
@@ -108,6 +110,7 @@ impl Settings {
             plan,
             candidates,
             hint: overrides.hint.clone(),
+            workers: overrides.workers,
             prefetch: overrides.prefetch.unwrap_or(true),
             record: overrides.record,
             mode: overrides.mode,

@@ -49,8 +49,18 @@ const BASE: Variant = Variant {
     unsigned: false,
 };
 
-const VARIANTS: [Variant; 10] = [
+const VARIANTS: [Variant; 12] = [
     BASE,
+    Variant {
+        name: "modules one by one",
+        words: "initoverlayfs.workers=1",
+        ..BASE
+    },
+    Variant {
+        name: "two modules at once",
+        words: "initoverlayfs.workers=2",
+        ..BASE
+    },
     Variant {
         name: "short grace periods to the end",
         words: "rcupdate.rcu_expedited=1",

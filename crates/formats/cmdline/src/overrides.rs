@@ -15,6 +15,7 @@ const TIMEOUT_SECONDS: RangeInclusive<u32> = 1..=600;
 pub const MAX_HINTS: usize = 16;
 
 const HINTS: &str = "names of kernel modules with commas between them, 16 at most";
+const WORKERS: RangeInclusive<u32> = 1..=8;
 const FAILURE_WAIT_SECONDS: RangeInclusive<u32> = 0..=600;
 
 /// What the command line asks for, over the boot plan. Nothing in it can weaken
@@ -35,6 +36,8 @@ pub struct Overrides {
     /// last good boot needed. At most [`MAX_HINTS`]; only the order depends on
     /// them.
     pub hint: Vec<String>,
+    /// `initoverlayfs.workers=NUMBER`: how many modules are loaded at once, at most.
+    pub workers: Option<u32>,
     /// `initoverlayfs.prefetch=off`: read nothing ahead. `None` if not said.
     pub prefetch: Option<bool>,
     /// `initoverlayfs.profile=record`: note what this boot reads of its image.
@@ -97,7 +100,7 @@ impl fmt::Display for Warning {
                 f,
                 "\"{key}\" on the kernel command line is not known and is ignored; known are \
                  initoverlayfs.image, .timeout, .on_failure, .failure_wait, \
-                 .hint, .prefetch, .profile, .mode and .debug"
+                 .hint, .workers, .prefetch, .profile, .mode and .debug"
             ),
             Self::BadValue {
                 key,
@@ -167,6 +170,9 @@ impl Overrides {
         } else if is("hint") {
             let names = param.value_str().ok_or(Refusal::BadValue(HINTS))?;
             self.hint = hints(names).ok_or(Refusal::BadValue(HINTS))?;
+        } else if is("workers") {
+            let number = digits(param).filter(|number| WORKERS.contains(number));
+            self.workers = Some(number.ok_or(Refusal::BadValue("1 to 8"))?);
         } else if is("prefetch") {
             let wanted = switch(param).ok_or(Refusal::BadValue("yes or no, or left out"))?;
             self.prefetch = Some(wanted);
@@ -241,12 +247,15 @@ fn text(bytes: &[u8]) -> String {
         .collect()
 }
 
+/// A number without a sign, which `parse` would take.
+fn digits(param: Param<'_>) -> Option<u32> {
+    let value = param.value_str()?;
+    let digits = value.bytes().all(|byte| byte.is_ascii_digit());
+    value.parse().ok().filter(|_| digits)
+}
+
 fn milliseconds(param: Param<'_>, seconds: &RangeInclusive<u32>) -> Option<u32> {
-    let digits = param
-        .value_str()
-        // `parse` would take a sign.
-        .filter(|value| value.bytes().all(|byte| byte.is_ascii_digit()))?;
-    let value = digits.parse::<u32>().ok()?;
+    let value = digits(param)?;
     seconds.contains(&value).then(|| value.saturating_mul(1000))
 }
 

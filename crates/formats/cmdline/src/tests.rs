@@ -113,6 +113,7 @@ fn every_key_is_obeyed() {
     let (got, warnings) = overrides(
         "quiet initoverlayfs.image=esp initoverlayfs.timeout=30 initoverlayfs.on-failure=halt \
          initoverlayfs.failure_wait=0 initoverlayfs.hint=sd-mod,ahci initoverlayfs.prefetch=off \
+         initoverlayfs.workers=1 \
          initoverlayfs.profile=record initoverlayfs.mode=direct initoverlayfs.debug",
     );
     assert_eq!(warnings, Vec::<String>::new());
@@ -124,6 +125,7 @@ fn every_key_is_obeyed() {
             on_failure: Some(OnFailure::Halt),
             failure_wait_ms: Some(0),
             hint: vec!["sd_mod".into(), "ahci".into()],
+            workers: Some(1),
             prefetch: Some(false),
             record: true,
             mode: Some(Mode::Direct),

@@ -141,13 +141,15 @@ pub fn fits(kind: Kind, release: &str, host: &str, stage: Stage) -> Result<(), S
     let stage = stage.name();
     if !scope.split_ascii_whitespace().any(|word| word == stage) {
         return Err(format!(
-            "{}=\"{scope}\" does not have the word {stage}, which is what the image is",
-            kind.scope()
+            "{}=\"{}\" does not have the word {stage}, which is what the image is",
+            kind.scope(),
+            shown(scope)
         ));
     }
     let arch = field(release, "ARCHITECTURE");
     let native = Arch::NATIVE.name();
     if !arch.is_empty() && arch != "_any" && arch != native {
+        let arch = shown(arch);
         return Err(format!("it is for {arch}, and this machine is {native}"));
     }
     let same = |name: &str| {
@@ -155,7 +157,9 @@ pub fn fits(kind: Kind, release: &str, host: &str, stage: Stage) -> Result<(), S
         match theirs == ours {
             true => Ok(()),
             false => Err(format!(
-                "it is for {name}=\"{theirs}\", and the image has {name}=\"{ours}\""
+                "it is for {name}=\"{}\", and the image has {name}=\"{}\"",
+                shown(theirs),
+                shown(ours)
             )),
         }
     };
@@ -174,9 +178,33 @@ pub fn fits(kind: Kind, release: &str, host: &str, stage: Stage) -> Result<(), S
     Ok(())
 }
 
+/// A value for messages: nobody may have proven it, and they end on consoles.
+fn shown(value: &str) -> String {
+    let safe = |c: char| match c {
+        ' '..='~' => c,
+        _ => '?',
+    };
+    let mut text: String = value.chars().take(MAX_SHOWN).map(safe).collect();
+    if value.chars().nth(MAX_SHOWN).is_some() {
+        text.push('…');
+    }
+    text
+}
+
+/// How much of a value is shown, in characters.
+const MAX_SHOWN: usize = 64;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_said_of_hostile_values_is_short_and_plain() {
+        let release = format!("ID=\u{1b}[2J{}\n", "x".repeat(60_000));
+        let why = fits(Kind::Sysext, &release, "ID=debian\n", Stage::System).unwrap_err();
+        assert!(why.len() < 200 && !why.contains('\u{1b}'), "{why}");
+        assert!(why.starts_with("it is for ID=\"?[2Jxx"), "{why}");
+    }
 
     #[test]
     fn the_last_assignment_counts() {

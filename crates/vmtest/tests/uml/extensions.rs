@@ -363,7 +363,7 @@ fn refused(ground: &Ground) -> Result<(), Failed> {
         ),
         (
             "extension id",
-            "it is for ID=\"other\", and the image has ID=\"test\"",
+            "it is for ID=\"other\", and the image has ID=\"test\" (as it says; nothing of it",
         ),
         (
             "extension version",

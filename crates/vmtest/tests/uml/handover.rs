@@ -351,9 +351,21 @@ fn auth_key(ground: &Ground) -> Result<(), Failed> {
 
 fn debug(ground: &Ground) -> Result<(), Failed> {
     let seen = partition_boot(ground)
-        .words("initoverlayfs.debug")
+        .words("initoverlayfs.debug initoverlayfs.workers=1")
         .succeeds();
     seen.expects("module erofs: ");
     seen.expects("module overlay: ");
+    // One by one: each is done before the next is begun.
+    let mut loading = None;
+    for line in &seen.outcome.lines {
+        let said = |begin: &str| Some(line.text.split_once(begin)?.1.to_owned());
+        if let Some(name) = said("storage-init: loading ") {
+            assert_eq!(loading, None, "beside {name}");
+            loading = Some(name);
+        } else if let Some(rest) = said("storage-init: module ") {
+            let name = rest.split_once(':').unwrap().0;
+            assert_eq!(loading.take().as_deref(), Some(name));
+        }
+    }
     Ok(())
 }
