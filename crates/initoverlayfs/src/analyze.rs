@@ -28,13 +28,16 @@ use crate::ui;
 use advice::Advice;
 use chart::{Row, Style};
 use firmware::Firmware;
-use record::{Image, Load, NO_ERRNO, Record, Root, Text};
+use record::{Image, Load, NO_ERRNO, Prefetch, Record, Root, Text};
 use svg::{Colour, Panel};
 use systemd::Systemd;
 use timeline::{Loading, Part, Phase};
 
 /// Where storage-init leaves it.
 const RECORD: &str = "/run/initoverlayfs/boot.json";
+
+/// Beside it, what was read ahead.
+const PREFETCH: &str = "prefetch.json";
 
 /// Where `profile collect` leaves what a boot read.
 const PROFILE: &str = "/var/lib/initoverlayfs/profile.json";
@@ -62,6 +65,9 @@ struct Analysis {
     loading: Loading,
     modules: Vec<Loaded>,
     packs: Vec<Loaded>,
+    /// What was read ahead beside the image's init.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prefetch: Option<Prefetch>,
     advice: Vec<Advice>,
     /// What is not known, and why.
     notes: Vec<String>,
@@ -86,7 +92,8 @@ struct Loaded {
 pub(crate) fn run(args: &AnalyzeArgs) -> Result<()> {
     let path = args.boot_json.as_deref().unwrap_or(Path::new(RECORD));
     let record = read(path)?;
-    let analysis = Analysis::new(record, &Witnesses::ask(args)?);
+    let prefetch = prefetched(&path.with_file_name(PREFETCH));
+    let analysis = Analysis::new(record, prefetch, &Witnesses::ask(args)?);
     if let Some(file) = &args.svg {
         let text = analysis
             .svg()
@@ -114,6 +121,14 @@ fn read(path: &Path) -> Result<Record> {
     Record::parse(&text).map_err(|why| {
         CliError::new(format!("{} is no record of a boot", path.display())).source(why)
     })
+}
+
+/// What was read ahead, if anything is known of that: boots without a list, directly, or
+/// with `initoverlayfs.prefetch=off` leave nothing, and an empty file until it is done.
+fn prefetched(path: &Path) -> Option<std::result::Result<Prefetch, String>> {
+    let text = firmware::bounded(path, 1 << 12).filter(|text| !text.is_empty())?;
+    let refused = |why| format!("{} says nothing of it: {why}", path.display());
+    Some(Prefetch::parse(&text).map_err(refused))
 }
 
 /// What is known beside the record; each, or why not.
@@ -165,8 +180,16 @@ impl Witnesses {
 }
 
 impl Analysis {
-    fn new(record: Record, witnesses: &Witnesses) -> Self {
+    fn new(
+        record: Record,
+        prefetch: Option<std::result::Result<Prefetch, String>>,
+        witnesses: &Witnesses,
+    ) -> Self {
         let mut notes = Vec::new();
+        let prefetch = prefetch.and_then(|read| {
+            read.map_err(|why| notes.push(format!("what was read ahead: {why}")))
+                .ok()
+        });
         let place = record.partition().map_or_else(String::new, Text::to_string);
         let mut known = |why: &String| notes.push(why.clone());
         let firmware = witnesses.firmware.as_ref().map_err(&mut known).ok();
@@ -223,6 +246,7 @@ impl Analysis {
             loading,
             modules: loaded(record.modules),
             packs: loaded(record.packs),
+            prefetch,
             advice,
             notes,
         }
@@ -367,6 +391,9 @@ impl Analysis {
                 out += &format!("  {}: {error}\n", load.name);
             }
         }
+        if let Some(prefetch) = &self.prefetch {
+            out += &format!("\n{}\n", read_ahead(prefetch));
+        }
         out += "\nwhat would help\n";
         if self.advice.is_empty() {
             out += "  nothing that is known here would save a hundredth of the boot\n";
@@ -440,6 +467,18 @@ impl Loaded {
     }
 }
 
+/// What was read ahead, in a sentence.
+fn read_ahead(prefetch: &Prefetch) -> String {
+    format!(
+        "read ahead beside the image's init: {} KiB, of {} and of metadata, asked for within {} \
+         from {} on",
+        prefetch.bytes >> 10,
+        count(prefetch.files.try_into().unwrap_or(usize::MAX), "file"),
+        chart::time(prefetch.us),
+        chart::time(prefetch.at)
+    )
+}
+
 /// `1 module`, `2 modules`.
 fn count(number: usize, what: &str) -> String {
     let end = if number == 1 { "" } else { "s" };
@@ -471,12 +510,17 @@ mod tests {
             sysfs: None,
             profile: Some(false),
         };
-        let analysis = Analysis::new(record, &witnesses);
+        let prefetch = Prefetch::parse(
+            br#"{"version":1,"at":2700000,"us":4000,"files":1,"bytes":2097152,"rotational":true}"#,
+        );
+        let analysis = Analysis::new(record, Some(prefetch), &witnesses);
         let style = Style {
             width: 80,
             unicode: false,
         };
-        assert!(analysis.text(style, true).contains("what would help"));
+        let text = analysis.text(style, true);
+        assert!(text.contains("what would help"));
+        assert!(text.contains("2048 KiB, of 1 file and"), "{text}");
         assert!(analysis.svg().unwrap().ends_with("</svg>\n"));
         assert!(serde_json::to_string(&analysis).is_ok());
     }

@@ -134,9 +134,38 @@ pub fn read_line(path: &str) -> Result<String> {
 /// # Errors
 /// The kernel's.
 pub fn write(path: &str, bytes: &[u8]) -> Result<()> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
-    let file = open_or_make("making", path, flags, Mode::from_raw_mode(0o644))?;
-    write_all(&file, bytes).map_err(|errno| Error::new("writing", path, errno))
+    Output::make(path)?.write(bytes)
+}
+
+/// A file that was made or emptied, to be written later: when its folder has another
+/// path, perhaps.
+#[derive(Debug)]
+pub struct Output {
+    fd: OwnedFd,
+    path: String,
+}
+
+impl Output {
+    /// Makes or empties a file (mode 0644).
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn make(path: &str) -> Result<Self> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+        let fd = open_or_make("making", path, flags, Mode::from_raw_mode(0o644))?;
+        Ok(Self {
+            fd,
+            path: path.to_string(),
+        })
+    }
+
+    /// Writes on.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn write(&self, bytes: &[u8]) -> Result<()> {
+        write_all(&self.fd, bytes).map_err(|errno| Error::new("writing", &self.path, errno))
+    }
 }
 
 /// Adds to the end of a file, which is made if need be, for its owner only (mode

@@ -35,6 +35,10 @@ const GAP_FLASH: u32 = 15;
 /// See [`GAP_FLASH`].
 const GAP_ROTATIONAL: u32 = 255;
 
+/// Where it says what it did, beside boot.json. Empty until it is done.
+const FOLDER: &str = "/run/initoverlayfs";
+const RECORD: &str = "/run/initoverlayfs/prefetch.json";
+
 /// All that the process needs, open: PID 1 moves /dev and /sys away from under it.
 struct Job {
     /// The image's mount.
@@ -43,6 +47,15 @@ struct Job {
     device: Device,
     rotational: bool,
     log: Option<Held>,
+    record: Option<file::Output>,
+}
+
+/// What it has asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Asked {
+    files: u32,
+    /// Of files and metadata.
+    bytes: u64,
 }
 
 /// Starts it for the image that is mounted at `root`. It begins to ask when PID 1
@@ -55,16 +68,13 @@ pub fn start(root: &str, device: &ImageDevice, found: &Found, log: &mut Log) {
             device: Device::open(&device.path)?,
             rotational: is_rotational(&found.part.name),
             log: Held::open(),
+            record: file::mkdir(FOLDER)
+                .and_then(|()| file::Output::make(RECORD))
+                .ok(),
         };
         // What is left of it when it ends is the next init's to collect.
         process::fork_until_exec(LIMIT_US, || {
-            let (level, text) = match job.run(found) {
-                Ok(text) => (Level::Info, text),
-                Err(error) => (Level::Warning, format!("nothing is read ahead: {error}")),
-            };
-            if let Some(log) = &job.log {
-                log.write(level, PREFIX, &text);
-            }
+            job.live(found);
             0
         })
     });
@@ -74,11 +84,40 @@ pub fn start(root: &str, device: &ImageDevice, found: &Found, log: &mut Log) {
 }
 
 impl Job {
-    /// The whole life of the process; what it did.
-    fn run(&self, found: &Found) -> Result<String, PrefetchError> {
-        let begun = clock::micros();
+    /// The whole life of the process. What it did, it leaves in the log and for
+    /// `initoverlayfs analyze`.
+    fn live(&self, found: &Found) {
+        let at = clock::micros();
+        let result = self.run(found, at);
+        let micros = clock::micros().saturating_sub(at);
+        let (level, text) = match &result {
+            Ok(Some(Asked { files, bytes })) => (
+                Level::Info,
+                format!(
+                    "read ahead: {} KiB of {files} files and of metadata asked for in {} ms",
+                    bytes >> 10,
+                    micros / 1000
+                ),
+            ),
+            Ok(None) => (
+                Level::Info,
+                "the image has no list of what to read ahead".into(),
+            ),
+            Err(error) => (Level::Warning, format!("nothing is read ahead: {error}")),
+        };
+        if let Some(log) = &self.log {
+            log.write(level, PREFIX, &text);
+        }
+        if let (Some(record), Ok(Some(asked))) = (&self.record, &result) {
+            // The log has said it.
+            let _ = record.write(render(*asked, at, micros, self.rotational).as_bytes());
+        }
+    }
+
+    /// Asks for all that the list has, if there is one, as far as the budget goes.
+    fn run(&self, found: &Found, begun: u64) -> Result<Option<Asked>, PrefetchError> {
         let Some(list) = PrefetchList::read(&self.device, found.uuid, found.size)? else {
-            return Ok("the image has no list of what to read ahead".into());
+            return Ok(None);
         };
         let mut budget = Budget {
             left: readahead::free_memory() / 2,
@@ -94,7 +133,7 @@ impl Job {
             true => GAP_ROTATIONAL,
             false => GAP_FLASH,
         };
-        let mut files = 0;
+        let mut files = 0_u32;
         'files: for wanted in &list.files {
             // One that is not there is not this image's: the list is not worse for it.
             let Ok(file) = self.root.file(&wanted.path) else {
@@ -107,12 +146,21 @@ impl Job {
                 }
             }
         }
-        Ok(format!(
-            "read ahead: {} KiB of {files} files and of metadata asked for in {} ms",
-            budget.asked >> 10,
-            clock::micros().saturating_sub(begun) / 1000
-        ))
+        Ok(Some(Asked {
+            files,
+            bytes: budget.asked,
+        }))
     }
+}
+
+/// The record, of format version 1: times in microseconds, `at` since the kernel
+/// started.
+fn render(asked: Asked, at: u64, micros: u64, rotational: bool) -> String {
+    let Asked { files, bytes } = asked;
+    format!(
+        "{{\"version\":1,\"at\":{at},\"us\":{micros},\"files\":{files},\"bytes\":{bytes},\
+         \"rotational\":{rotational}}}\n"
+    )
 }
 
 /// What may still be asked for.
@@ -151,6 +199,19 @@ fn is_rotational(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_record_is_a_line_of_json() {
+        let asked = Asked {
+            files: 3,
+            bytes: 20_480,
+        };
+        assert_eq!(
+            render(asked, 2_700_000, 15, false),
+            "{\"version\":1,\"at\":2700000,\"us\":15,\"files\":3,\"bytes\":20480,\
+             \"rotational\":false}\n"
+        );
+    }
 
     #[test]
     fn a_budget_ends_with_memory_and_time() {

@@ -150,6 +150,43 @@ fn perhaps_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64
     time(deserializer).map(Some)
 }
 
+/// `/run/initoverlayfs/prefetch.json`: what was read ahead beside the image's init. Format
+/// version 1; storage-init's process for it writes it when it ends (`prefetch.rs`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Prefetch {
+    /// When it began.
+    #[serde(rename(serialize = "at_us"), deserialize_with = "time")]
+    pub(super) at: u64,
+    /// How long it asked.
+    #[serde(deserialize_with = "time")]
+    pub(super) us: u64,
+    pub(super) files: u32,
+    pub(super) bytes: u64,
+    /// Whether gaps were closed as for a disk with a head.
+    pub(super) rotational: bool,
+}
+
+impl Prefetch {
+    /// Reads and checks one.
+    ///
+    /// # Errors
+    /// What is wrong with it, as a sentence's end.
+    pub(super) fn parse(text: &[u8]) -> Result<Self, String> {
+        check_version(text)?;
+        serde_json::from_slice(text).map_err(|e| e.to_string())
+    }
+}
+
+fn check_version(text: &[u8]) -> Result<(), String> {
+    let Version { version } = serde_json::from_slice(text).map_err(|e| e.to_string())?;
+    match version {
+        1 => Ok(()),
+        _ => Err(format!(
+            "it is of format version {version}, this program knows version 1"
+        )),
+    }
+}
+
 #[derive(Deserialize)]
 struct Version {
     version: u32,
@@ -164,12 +201,7 @@ impl Record {
         if u64::try_from(text.len()).map_or(true, |len| len > MAX_LEN) {
             return Err(format!("it has more than {MAX_LEN} bytes"));
         }
-        let Version { version } = serde_json::from_slice(text).map_err(|e| e.to_string())?;
-        if version != 1 {
-            return Err(format!(
-                "it is of format version {version}, this program knows version 1"
-            ));
-        }
+        check_version(text)?;
         let record: Self = serde_json::from_slice(text).map_err(|e| e.to_string())?;
         if record.stages.is_empty() {
             return Err("it has no stages".into());
@@ -222,6 +254,22 @@ pub(super) mod tests {
 
     fn why(text: &str) -> String {
         Record::parse(text.as_bytes()).unwrap_err()
+    }
+
+    #[test]
+    fn records_of_reading_ahead_are_checked() {
+        let good = r#"{"version":1,"at":5,"us":4,"files":3,"bytes":2,"rotational":false}"#;
+        let read = Prefetch::parse(good.as_bytes()).unwrap();
+        assert_eq!((read.at, read.us, read.files, read.bytes), (5, 4, 3, 2));
+        for (from, to) in [
+            ("\"version\":1", "\"version\":2"),
+            ("\"at\":5", "\"at\":1000000000001"),
+            ("\"files\":3", "\"files\":-3"),
+            ("}", ""),
+        ] {
+            let bad = good.replace(from, to);
+            assert!(Prefetch::parse(bad.as_bytes()).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -64,6 +64,12 @@ fn analyze(ground: &Ground) -> Result<(), Failed> {
         .map_err(|e| fail(&outcome, &format!("analyze --json: {e}")))?;
     stages_agree(&outcome, &said)?;
     systemd_agrees(&outcome, &said)?;
+    if said["prefetch"]["bytes"]
+        .as_u64()
+        .is_none_or(|bytes| bytes == 0)
+    {
+        return Err(fail(&outcome, "nothing is said of what was read ahead"));
+    }
     if facts(&outcome, "svg-end").concat() != "</svg>" {
         return Err(fail(&outcome, "the chart is no SVG"));
     }
@@ -76,6 +82,7 @@ fn analyze(ground: &Ground) -> Result<(), Failed> {
         "system",
         "virtio_blk",
         "read a UKI of",
+        "read ahead beside the image's init: ",
     ] {
         if !text.contains(part) {
             return Err(fail(&outcome, &format!("the text has no {part}")));
