@@ -1,6 +1,7 @@
 //! `verify`: the checks that a boot would do, offline and over the whole image.
 
 mod against;
+mod extensions;
 mod release;
 
 use std::ops::Range;
@@ -141,11 +142,7 @@ fn check(
             params.data_blocks()
         ),
     );
-    bars.begin("proving blocks".into(), Some(params.data_blocks()), false);
-    image
-        .verify_all(source, &root, |done| bars.advance(done))
-        .map_err(|e| Fault::of("blocks", &e))?;
-    bars.end();
+    prove_blocks(source, &image, &root, params.data_blocks(), bars)?;
     report.found("blocks", "every data and hash block is proven".into());
     let data = Window::new(source, image.root.start, params.data_len())
         .map_err(|e| Fault::new("file system", e.to_string()))?;
@@ -175,10 +172,26 @@ fn check(
         // It is of no weight: a boot does without it.
         Err(error) => report.found("read ahead", format!("nothing: {error}")),
     }
-    match against.plan() {
-        Some(plan) => expected(plan, &superblock, &data, report),
-        None => Ok(()),
-    }
+    let Some(plan) = against.plan() else {
+        return Ok(());
+    };
+    expected(plan, &superblock, &data, report)?;
+    extensions::check(against.extensions(), plan, &data, report, bars)
+}
+
+fn prove_blocks(
+    source: &FileSource,
+    image: &Ddi,
+    root: &RootHash,
+    blocks: u64,
+    bars: &ui::Bars,
+) -> std::result::Result<(), Fault> {
+    bars.begin("proving blocks".into(), Some(blocks), false);
+    let proven = image
+        .verify_all(source, root, |done| bars.advance(done))
+        .map_err(|e| Fault::of("blocks", &e));
+    bars.end();
+    proven
 }
 
 /// The root hash that the image has to have, from outside it or signed.
@@ -205,14 +218,29 @@ fn root_hash(
                 report.found("root hash", format!("{root}, sealed in the boot plan"));
                 return Ok(*root);
             }
-            Auth::Signed(signed) => signed
-                .certificates
-                .iter()
-                .map(|der| TrustedCertificate::from_der(der.clone()))
-                .collect::<std::result::Result<Vec<_>, _>>()
-                .map_err(|e| Fault::new("signature", format!("a certificate in the plan: {e}")))?,
+            Auth::Signed(signed) => in_plan(&signed.certificates)?,
         },
     };
+    let (root, by) = signature(source, image, &certificates)?;
+    report.found("signature", by);
+    report.found("root hash", format!("{root}, signed"));
+    Ok(root)
+}
+
+fn in_plan(certificates: &[Vec<u8>]) -> std::result::Result<Vec<TrustedCertificate>, Fault> {
+    let read = certificates
+        .iter()
+        .map(|der| TrustedCertificate::from_der(der.clone()));
+    read.collect::<std::result::Result<_, _>>()
+        .map_err(|e| Fault::new("signature", format!("a certificate in the plan: {e}")))
+}
+
+/// The root hash that one of these has signed, and who.
+fn signature(
+    source: &FileSource,
+    image: &Ddi,
+    certificates: &[TrustedCertificate],
+) -> std::result::Result<(RootHash, String), Fault> {
     let signature = image
         .signature(source)
         .map_err(|e| Fault::of("signature", &e))?
@@ -239,16 +267,12 @@ fn root_hash(
             ));
         }
     }
-    report.found(
-        "signature",
-        format!(
-            "by {}, SHA-256 {}",
-            certificate.describe(),
-            certificate.fingerprint()
-        ),
+    let by = format!(
+        "by {}, SHA-256 {}",
+        certificate.describe(),
+        certificate.fingerprint()
     );
-    report.found("root hash", format!("{}, signed", signature.root));
-    Ok(signature.root)
+    Ok((signature.root, by))
 }
 
 /// What a plan says about an image beside its authenticity.
@@ -291,11 +315,13 @@ impl Report {
     }
 }
 
-/// The image of a built set.
-fn image_of_set(dir: &Path) -> Result<(PathBuf, PathBuf)> {
+/// The files of a built set: image, mini-initramfs, extensions.
+fn files_of_set(dir: &Path) -> Result<(PathBuf, PathBuf, Vec<PathBuf>)> {
     let set = installer::BuiltSet::open(dir)?;
+    let extensions = set.manifest.extensions.iter();
     Ok((
         set.path(&set.manifest.image),
         set.path(&set.manifest.initrd),
+        extensions.map(|extension| set.path(extension)).collect(),
     ))
 }

@@ -17,6 +17,8 @@ pub(super) enum Against {
         plan: Box<BootPlan>,
         /// The set's image, if the plan is that of a built set.
         image: Option<PathBuf>,
+        /// The set's extensions.
+        extensions: Vec<PathBuf>,
     },
 }
 
@@ -28,16 +30,18 @@ impl Against {
             return Ok(Self::Root(root));
         }
         if let Some(dir) = &args.from {
-            let (image, initrd) = super::image_of_set(dir)?;
+            let (image, initrd, extensions) = super::files_of_set(dir)?;
             return Ok(Self::Plan {
                 plan: plan(&initrd)?,
                 image: Some(image),
+                extensions,
             });
         }
         if let Some(path) = &args.plan {
             return Ok(Self::Plan {
                 plan: plan(path)?,
                 image: None,
+                extensions: Vec::new(),
             });
         }
         let certificates = args.certificate.iter();
@@ -51,6 +55,13 @@ impl Against {
         match self {
             Self::Plan { plan, .. } => Some(plan),
             _ => None,
+        }
+    }
+
+    pub(super) fn extensions(&self) -> &[PathBuf] {
+        match self {
+            Self::Plan { extensions, .. } => extensions,
+            _ => &[],
         }
     }
 

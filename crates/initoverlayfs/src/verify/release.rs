@@ -3,6 +3,7 @@
 
 use std::cmp::Ordering;
 
+use builder::Stage;
 use iofs_erofs::tree::{FileType, Inode, Tree, TreeError};
 use iofs_source::ReadAt;
 
@@ -14,6 +15,10 @@ const PLACES: [&str; 4] = [
     "etc/os-release",
     "usr/lib/os-release",
 ];
+
+/// Where an image says what extensions are compared with; storage-init has the same.
+const INITRD_RELEASE: [&str; 2] = ["etc/initrd-release", "usr/lib/initrd-release"];
+const OS_RELEASE: [&str; 2] = ["etc/os-release", "usr/lib/os-release"];
 
 /// The greatest length of such a file, in bytes.
 const MAX_LEN: u64 = 64 << 10;
@@ -31,25 +36,55 @@ pub(super) struct Release {
 /// Reads it.
 pub(super) fn read<S: ReadAt>(source: S) -> Result<Release, String> {
     let tree = Tree::open(source).map_err(|e| e.to_string())?;
-    for place in PLACES {
-        let failed = |error: TreeError| match error {
-            TreeError::Compressed { .. } => format!(
-                "/{place} is compressed, which this program does not read: whether product and \
-                 version are allowed is not known; look with fsck.erofs --extract"
-            ),
-            error => format!("/{place}: {error}"),
-        };
-        let Some(file) = find(&tree, place).map_err(failed)? else {
-            continue;
-        };
-        if file.kind != FileType::Regular || file.size > MAX_LEN {
-            return Err(format!("/{place} is no small file"));
+    let text = first(&tree, &PLACES, "whether product and version are allowed")?;
+    Ok(text.map_or_else(Release::default, |text| Release::parse(&text)))
+}
+
+/// What extensions are compared with: the image's os-release, of an initrd its
+/// initrd-release. Empty if it has none.
+pub(super) fn of_host<S: ReadAt>(source: S, stage: Stage) -> Result<String, String> {
+    let tree = Tree::open(source).map_err(|e| e.to_string())?;
+    let initrd = match stage {
+        Stage::Initrd => &INITRD_RELEASE[..],
+        Stage::System => &[],
+    };
+    let places: Vec<&str> = initrd.iter().chain(&OS_RELEASE).copied().collect();
+    let text = first(&tree, &places, "what the image is")?;
+    Ok(text.unwrap_or_default())
+}
+
+/// The first of several small files that is there.
+fn first<S: ReadAt>(tree: &Tree<S>, places: &[&str], what: &str) -> Result<Option<String>, String> {
+    for place in places {
+        match text(tree, place) {
+            Ok(None) => {}
+            Ok(text) => return Ok(text),
+            Err(TreeError::Compressed { .. }) => {
+                return Err(format!(
+                    "/{place} is compressed, which this program does not read: {what} is not \
+                     known; look with fsck.erofs --extract"
+                ));
+            }
+            Err(error) => return Err(format!("/{place}: {error}")),
         }
-        let mut bytes = vec![0; usize::try_from(file.size).unwrap_or(0)];
-        tree.read(&file, 0, &mut bytes).map_err(failed)?;
-        return Ok(Release::parse(&String::from_utf8_lossy(&bytes)));
     }
-    Ok(Release::default())
+    Ok(None)
+}
+
+/// A small file's text, as a system whose root the image is reads it.
+pub(super) fn text<S: ReadAt>(tree: &Tree<S>, path: &str) -> Result<Option<String>, TreeError> {
+    let Some(file) = find(tree, path)? else {
+        return Ok(None);
+    };
+    if file.kind != FileType::Regular || file.size > MAX_LEN {
+        return Err(TreeError::Corrupt {
+            nid: file.nid,
+            what: "it is no small file",
+        });
+    }
+    let mut bytes = vec![0; usize::try_from(file.size).unwrap_or(0)];
+    tree.read(&file, 0, &mut bytes)?;
+    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
 /// What `path` means in the image, as in a system of which it is the root.
@@ -92,14 +127,7 @@ fn find<S: ReadAt>(tree: &Tree<S>, path: &str) -> Result<Option<Inode>, TreeErro
 
 impl Release {
     fn parse(text: &str) -> Self {
-        let field = |name: &str| {
-            // As in a shell, the last assignment counts.
-            let value = text
-                .lines()
-                .rev()
-                .find_map(|line| line.trim().strip_prefix(name)?.strip_prefix('='));
-            unquote(value.unwrap_or(""))
-        };
+        let field = |name: &str| iofs_extension::field(text, name);
         let product = match (field("IMAGE_ID"), field("ID"), field("VERSION_ID")) {
             ("", id, "") => id.into(),
             ("", id, version) => format!("{id}-{version}"),
@@ -128,17 +156,4 @@ impl Release {
         }
         Ok(())
     }
-}
-
-fn unquote(value: &str) -> &str {
-    let value = value.trim();
-    for quote in ['"', '\''] {
-        let inside = value
-            .strip_prefix(quote)
-            .and_then(|value| value.strip_suffix(quote));
-        if let Some(inside) = inside {
-            return inside;
-        }
-    }
-    value
 }

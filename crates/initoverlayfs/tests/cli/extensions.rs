@@ -64,6 +64,47 @@ fn an_extension_is_built_sealed_into_a_set_and_installed_beside_the_image() {
 }
 
 #[test]
+fn verify_looks_at_a_sets_extensions_too() {
+    let inputs = Inputs::new();
+    for (name, id) in [("tools", "_any"), ("foreign", "other")] {
+        json(extension(&inputs, name, &["--id", id, "--scope", "initrd"]));
+        let mut args = inputs.args(&format!("with-{name}"));
+        args.push("--extension".into());
+        args.push(inputs.path(&format!("{name}.raw")).into_os_string());
+        let built = run(args);
+        assert_eq!(built.code, 0, "{}", built.stderr);
+    }
+    let verify = |set: &str| -> Vec<OsString> {
+        vec![
+            "verify".into(),
+            "--from".into(),
+            inputs.path(set).into_os_string(),
+        ]
+    };
+    let said = run(verify("with-tools"));
+    assert_eq!(said.code, 0, "{}", said.stderr);
+    let wanted = "sysext tools, sealed in the boot plan; for this image";
+    assert!(said.stdout.contains(wanted), "{}", said.stdout);
+
+    let said = run(verify("with-foreign"));
+    assert_ne!(said.code, 0, "{}", said.stdout);
+    assert!(
+        said.stderr.contains("foreign.raw: it is for ID="),
+        "{}",
+        said.stderr
+    );
+
+    // One byte of the file system: its first megabyte is the partition table's.
+    let path = inputs.path("with-tools/tools.raw");
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[(1 << 20) + 2000] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let said = run(verify("with-tools"));
+    assert_ne!(said.code, 0, "{}", said.stdout);
+    assert!(said.stderr.contains("tools.raw"), "{}", said.stderr);
+}
+
+#[test]
 fn what_is_no_extension_is_refused() {
     let inputs = Inputs::new();
     let said = |args: Vec<OsString>| {
