@@ -4,25 +4,14 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::guest::{cargo, target_dir, workspace};
+use crate::guest::{build_freestanding, cargo, target_dir, workspace};
 use crate::{Error, command};
 
 /// Names a folder that already has the programs, for tests.
 pub const DIST_ENV: &str = "IOFS_DIST";
 
-/// What cargo is called with, in order.
-pub const BUILDS: [&[&str]; 2] = [
-    &[
-        "build",
-        "--package",
-        "storage-init",
-        "--features",
-        "freestanding",
-        "--profile",
-        "pid1",
-    ],
-    &["build", "--package", "initoverlayfs", "--release"],
-];
+/// How the command line is built.
+const COMMAND: [&str; 4] = ["build", "--package", "initoverlayfs", "--release"];
 
 /// The programs, each with the folder of the profile that builds it.
 pub const PROGRAMS: [(&str, &str); 3] = [
@@ -47,9 +36,8 @@ pub fn ensure(log: &Path) -> Result<PathBuf, Error> {
 /// # Errors
 /// [`Error::Program`] if cargo fails, [`Error::Io`].
 pub fn build(log: &Path) -> Result<PathBuf, Error> {
-    for args in BUILDS {
-        command::run_logged(cargo().args(args), log)?;
-    }
+    build_freestanding("storage-init", log)?;
+    command::run_logged(cargo().args(COMMAND), log)?;
     let to = workspace().join("target/dist");
     fs::create_dir_all(&to).map_err(Error::io(format!("making {}", to.display())))?;
     for (profile, program) in PROGRAMS {
