@@ -11,13 +11,14 @@ mod uki;
 use std::fs;
 use std::path::Path;
 
-use builder::{BuiltImage, BuiltMini, BuiltUki, Source};
+use builder::{BuiltImage, BuiltMini, BuiltUki, Progress, Source};
 use installer::manifest::{self, Artefact, Manifest, Place};
 
 use crate::cli::BuildArgs;
 use crate::error::{CliError, Result};
 use crate::place::{PlaceArg, candidates};
 use crate::ui;
+use crate::verify;
 use memory::Memory;
 use plan::BuildPlan;
 
@@ -110,6 +111,13 @@ fn build(plan: &BuildPlan, bars: &ui::Bars) -> Result<Built> {
 
     for extension in &plan.extensions {
         extension.copy(dir)?;
+        let path = dir.join(&extension.name);
+        if let Some(why) = verify::misfit(&plan.image.output, &path, mini.plan.stage) {
+            bars.warn(&format!(
+                "boots will leave out the extension {}: {why}",
+                extension.name
+            ));
+        }
     }
     let extensions = plan.extensions.iter();
     let extensions = extensions.map(|extension| Artefact::of(dir, &extension.name));

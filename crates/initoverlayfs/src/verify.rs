@@ -19,6 +19,7 @@ use crate::cli::VerifyArgs;
 use crate::error::{CliError, Result};
 use crate::ui;
 use against::Against;
+pub(crate) use extensions::misfit;
 
 /// What was checked, for people and programs.
 #[derive(Debug, Serialize)]

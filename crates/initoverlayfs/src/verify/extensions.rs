@@ -80,6 +80,24 @@ fn one(
     Ok(format!("{} {name}, {reason}; {whom}", kind.name()))
 }
 
+/// Why boots of this image would leave an extension out that says for whom it is, as far
+/// as both can be read here. Nothing is proven by that.
+pub(crate) fn misfit(image: &Path, extension: &Path, stage: Stage) -> Option<String> {
+    let file = extension.file_name()?.to_string_lossy();
+    let (name, kind) = name_of(&file).ok()?;
+    let sources = [image, extension].map(|path| FileSource::open(path).ok());
+    let [image, extension] = [sources[0].as_ref()?, sources[1].as_ref()?].map(|source| {
+        let part = Ddi::read(source, Arch::NATIVE).ok()?.root;
+        Window::new(source, part.start, part.len).ok()
+    });
+    let host = release::of_host(image?, stage).ok()?;
+    match extension_release(extension?, name, kind) {
+        Ok((kind, Some(text))) => fits(kind, &text, &host, stage).err(),
+        Ok((_, None)) => None,
+        Err(why) => Some(why),
+    }
+}
+
 /// What it is, and its extension-release if that can be read here.
 fn extension_release<S: ReadAt>(
     data: S,

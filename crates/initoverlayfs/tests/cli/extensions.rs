@@ -73,6 +73,8 @@ fn verify_looks_at_a_sets_extensions_too() {
         args.push(inputs.path(&format!("{name}.raw")).into_os_string());
         let built = run(args);
         assert_eq!(built.code, 0, "{}", built.stderr);
+        let warned = built.stderr.contains("boots will leave out the extension");
+        assert_eq!(warned, name == "foreign", "{}", built.stderr);
     }
     let verify = |set: &str| -> Vec<OsString> {
         vec![
