@@ -87,8 +87,9 @@ struct Suspect {
     kind: Option<Kind>,
     /// The device or file with its bytes and where in that, or why there are none.
     place: Result<(Device, FileMap), String>,
-    /// For messages: what it lies on.
-    part: String,
+    /// For messages: the partition that it lies on; `None` if it is a file in the
+    /// mini-initramfs.
+    part: Option<String>,
     block_size: u32,
 }
 
@@ -283,7 +284,7 @@ fn beside(suspects: &mut Vec<Suspect>, found: &Found, paths: &Paths, log: &mut L
             file,
             kind: None,
             place,
-            part: found.part.name.clone(),
+            part: Some(found.part.name.clone()),
             block_size: found.part.block_size,
         });
     }
@@ -308,7 +309,7 @@ fn extra(suspects: &mut Vec<Suspect>, folder: &str, kind: Kind, log: &mut Log) {
             place: whole(&path),
             file,
             kind: Some(kind),
-            part: "the mini-initramfs".into(),
+            part: None,
             block_size: 512,
         });
     }
@@ -372,7 +373,11 @@ impl Job<'_> {
         let (proof, Expect { uuid, size }) =
             image::prove_parts(&source, parts, self.trust, Expect::default(), "it")?;
         let mut part = self.found.part.clone();
-        part.name = suspect.part;
+        match suspect.part {
+            Some(name) => part.name = name,
+            // No disk's.
+            None => part.disk.clear(),
+        }
         part.block_size = suspect.block_size;
         let image = Found {
             candidate: Candidate {
