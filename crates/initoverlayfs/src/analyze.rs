@@ -123,8 +123,9 @@ fn read(path: &Path) -> Result<Record> {
     })
 }
 
-/// What was read ahead, if anything is known of that: boots without a list, directly, or
-/// with `initoverlayfs.prefetch=off` leave nothing, and an empty file until it is done.
+/// What was read ahead, if anything is known of that: boots directly or with
+/// `initoverlayfs.prefetch=off` leave nothing, those without a list, or that have not ended
+/// reading ahead, an empty file. initramfs-tools mounts a `/run` of its own over it.
 fn prefetched(path: &Path) -> Option<std::result::Result<Prefetch, String>> {
     let text = firmware::bounded(path, 1 << 12).filter(|text| !text.is_empty())?;
     let refused = |why| format!("{} says nothing of it: {why}", path.display());

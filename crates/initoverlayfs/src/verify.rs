@@ -90,8 +90,10 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<()> {
     let bars = ui::Bars::default();
     let result = check(&source, &against, &mut report, &bars);
     bars.end();
-    report.authentic = result.is_ok();
     report.fault = result.err();
+    // An extension that is wrong leaves the image what it is.
+    let of_extension = |fault: &Fault| fault.check == extensions::CHECK;
+    report.authentic = report.fault.as_ref().is_none_or(of_extension);
     if args.json {
         ui::print_json(&report)?;
     } else {
@@ -105,6 +107,12 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<()> {
             anstream::println!("{} is authentic.", path.display());
             Ok(())
         }
+        Some(fault) if of_extension(&fault) => Err(CliError::new(format!(
+            "{} is authentic, and boots would leave an extension of its set out",
+            path.display()
+        ))
+        .source(fault.message)
+        .hint("build, sign or copy the extension anew")),
         Some(fault) => Err(
             CliError::new(format!("{} is not authentic", path.display()))
                 .source(format!("{}: {}", fault.check, fault.message))

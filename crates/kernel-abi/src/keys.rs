@@ -1,6 +1,8 @@
 //! Keys in the kernel's keyrings (kernel: security/keys/keyctl.c; add_key(2),
 //! keyctl(2)).
 
+use alloc::string::String;
+
 use linux_raw_sys::general::{__NR_add_key, __NR_keyctl};
 use rustix::io::Errno;
 
@@ -102,7 +104,7 @@ fn call(number: u32, arguments: [usize; 5]) -> core::result::Result<(), Errno> {
 /// `SERIAL FLAGS USAGE EXPIRY PERM UID GID TYPE DESCRIPTION: SUMMARY`, the serial
 /// in hexadecimal (security/keys/proc.c).
 fn find_in(list: &[u8], name: &str) -> Option<u32> {
-    let text = core::str::from_utf8(list).ok()?;
+    let text = String::from_utf8_lossy(list);
     text.lines().find_map(|line| {
         let mut fields = line.split_ascii_whitespace();
         let serial = fields.next()?;
@@ -116,7 +118,8 @@ fn find_in(list: &[u8], name: &str) -> Option<u32> {
 /// Whether the list has an asymmetric key with `id` in its description. Types are cut
 /// off at nine letters.
 fn is_in(list: &[u8], id: &str) -> bool {
-    let text = core::str::from_utf8(list).unwrap_or_default();
+    // Descriptions are names from certificates, in whatever encoding those have.
+    let text = String::from_utf8_lossy(list);
     text.lines().any(|line| {
         let kind = line.split_ascii_whitespace().nth(7);
         kind == Some("asymmetri") && line.contains(id)
@@ -136,6 +139,13 @@ mod tests {
         assert!(!is_in(list, "a6cc"));
         assert!(!is_in(list, "11"));
         assert!(!is_in(b"", ""));
+        let mut odd =
+            b"0129e5e1 I------ 1 perm 1f030000 0 0 asymmetri Soci\xe9t\xe9: 01: X509.rsa 01 []\n\
+            0df5d8c4 I------ 1 perm 1f0b0000 0 0 keyring .dm-verity: empty\n"
+                .to_vec();
+        assert_eq!(find_in(&odd, ".dm-verity"), Some(0x0df5_d8c4));
+        odd.extend_from_slice(list);
+        assert!(is_in(&odd, "6ccece7e4c6c0d1f"));
     }
 
     #[test]

@@ -16,8 +16,8 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use ddi::Ddi;
-use iofs_erofs::tree::Tree;
-use iofs_extension::{Kind, fits, name_of};
+use iofs_erofs::tree::{Tree, TreeError};
+use iofs_extension::{Kind, fits, host_places, name_of};
 use iofs_plan::{Candidate, Expect, Stage};
 use iofs_source::{FileMap, Limited, Mapped, ReadAt, Window};
 use kernel_abi::block::Device;
@@ -63,10 +63,6 @@ const EXTRA: [(&str, Kind); 4] = [
     ("global_sysext", Kind::Sysext),
     ("global_confext", Kind::Confext),
 ];
-
-/// Where the image says what it is. The first is an initrd's alone.
-const INITRD_RELEASE: [&str; 2] = ["etc/initrd-release", "usr/lib/initrd-release"];
-const OS_RELEASE: [&str; 2] = ["etc/os-release", "usr/lib/os-release"];
 
 /// What became of an extension.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -162,7 +158,7 @@ pub fn merge(
     let host = host_release(&mounted.root, settings.plan.stage);
     let mut outcomes = Vec::new();
     let mut layers: Vec<Layer> = Vec::new();
-    let mut ask = true;
+    let mut in_vain = Vec::new();
     for (number, suspect) in suspects.into_iter().enumerate() {
         let name = suspect.file.clone();
         let kind = suspect.kind;
@@ -174,7 +170,7 @@ pub fn merge(
             layers: &layers,
             number,
         };
-        match job.mount(suspect, &mut ask, modules, log) {
+        match job.mount(suspect, &mut in_vain, modules, log) {
             Ok(layer) => layers.push(layer),
             Err(why) => outcomes.push(Outcome {
                 name: name_of(&name)
@@ -329,11 +325,7 @@ fn whole(path: &str) -> Result<(Device, FileMap), String> {
 
 /// The image's os-release; empty if it has none, or none that can be read.
 fn host_release(root: &str, stage: Stage) -> String {
-    let initrd = match stage {
-        Stage::Initrd => &INITRD_RELEASE[..],
-        Stage::System => &[],
-    };
-    let mut places = initrd.iter().chain(&OS_RELEASE);
+    let mut places = host_places(stage).iter();
     places
         .find_map(|place| file::read_inside(root, place, MAX_LEN).ok()?)
         .map_or_else(String::new, |bytes| {
@@ -356,7 +348,7 @@ impl Job<'_> {
     fn mount(
         &self,
         suspect: Suspect,
-        ask: &mut bool,
+        in_vain: &mut Vec<String>,
         modules: &mut Loader<'_>,
         log: &mut Log,
     ) -> Result<Layer, String> {
@@ -395,9 +387,13 @@ impl Job<'_> {
             attempt: 0,
         };
         let what = |failure: Failure| failure.what().to_string();
-        let device = stack::build_extension(&image, &proof, self.number, *ask, modules, log)
-            .map_err(what)?;
-        *ask &= device.vouched != Some(false);
+        // By whom it is signed is what that says.
+        let ask = !in_vain.contains(&proof.reason);
+        let device =
+            stack::build_extension(&image, &proof, self.number, ask, modules, log).map_err(what)?;
+        if device.vouched == Some(false) {
+            in_vain.push(proof.reason.clone());
+        }
         let at = format!("{WORK}/{}", self.number);
         let flags = Flags::RDONLY | Flags::NODEV | Flags::NOATIME;
         let mounted =
@@ -440,8 +436,10 @@ impl Job<'_> {
             return Ok(());
         };
         for &kind in kinds(&kind) {
-            let Ok(file) = tree.lookup(&kind.release_file(name)) else {
-                continue;
+            let file = match tree.lookup(&kind.release_file(name)) {
+                Ok(file) => file,
+                Err(TreeError::NotFound { .. }) => continue,
+                Err(_) => break,
             };
             let len = usize::try_from(file.size).unwrap_or(usize::MAX);
             let mut bytes = vec![0; len.min(MAX_LEN)];

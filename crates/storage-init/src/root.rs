@@ -58,10 +58,6 @@ pub fn mount(
     }
     let dax = memory::wants_dax(&found.candidate);
     let result = mount_image(&device.path, dax, log).and_then(|()| {
-        // There is nothing to read where pages are used where they lie.
-        if settings.prefetch && !dax {
-            prefetch::start(IMAGE, device, found, log);
-        }
         // The mount holds the devices now: these go when it does.
         device.release()?;
         let unreadable = |error| unreadable(&device.path, &error);
@@ -71,6 +67,11 @@ pub fn mount(
         }
         let init = find_init(&settings.plan.inits, unreadable)?;
         overlay()?;
+        // Of the image that it is going to be. There is nothing to read where pages are
+        // used where they lie.
+        if settings.prefetch && !dax {
+            prefetch::start(IMAGE, device, found, log);
+        }
         Ok(init)
     });
     // The overlay holds both layers by itself. Without their own mounts they go

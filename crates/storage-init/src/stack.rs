@@ -175,9 +175,8 @@ pub fn build(
 }
 
 /// Builds the device of an extension image, which is a file with a proof and the
-/// `number`-th of them. Unless `ask`, the kernel is not asked about its signature: it
-/// knows its signer no better than the one that it did not know. On failure nothing is
-/// left behind.
+/// `number`-th of them. Unless `ask`, the kernel is not asked about its signature
+/// (it did not know its signer before). On failure nothing is left behind.
 ///
 /// # Errors
 /// The kernel's, of the step that failed.
@@ -258,7 +257,8 @@ fn proven(
     modules: &mut Loader<'_>,
     log: &mut Log,
 ) -> Result<(), Failure> {
-    if memory::wants_dax(&found.candidate) {
+    // Of an image, every block was hashed before. An extension is not in its memory.
+    if settings.is_some() && memory::wants_dax(&found.candidate) {
         let len = proof.trees.superblock.params.data_len();
         let map = identity(found.part.entry.len)?;
         let data = range(&map, proof.ddi.root.start, len);
@@ -290,11 +290,9 @@ fn proven(
     let signature = signature.filter(|_| file::exists(CHECKS_SIGNATURES));
     // It would check the signature first and then look for the signer: as much work
     // as all else that is done for an image.
-    let stranger = proof
-        .signer_id
-        .as_deref()
-        .filter(|id| !insists() && !knows(id));
-    if let (Some(_), Some(id)) = (signature, stranger) {
+    let is_stranger = |id: &&str| !insists() && !knows(id);
+    let signer = signature.and(proof.signer_id.as_deref());
+    if let Some(id) = signer.filter(is_stranger) {
         device.vouched = Some(false);
         log.info(format_args!(
             "the kernel does not vouch for the root hash's signature: it has no key {id}"

@@ -127,6 +127,21 @@ pub fn is_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= 128 && !name.starts_with('.') && name.chars().all(is_plain)
 }
 
+/// Where an image of that stage says what it is, as paths in it; the first that is there
+/// counts. Extensions are compared with that ([`fits`]).
+#[must_use]
+pub fn host_places(stage: Stage) -> &'static [&'static str] {
+    match stage {
+        Stage::Initrd => &[
+            "etc/initrd-release",
+            "usr/lib/initrd-release",
+            "etc/os-release",
+            "usr/lib/os-release",
+        ],
+        Stage::System => &["etc/os-release", "usr/lib/os-release"],
+    }
+}
+
 /// Whether an extension with this extension-release is for the image with this
 /// os-release.
 ///

@@ -175,7 +175,8 @@ impl Certificate {
         id.trim_end_matches('…').trim_start_matches("00").into()
     }
 
-    /// Whether it names itself as its issuer: no other certificate vouches for it.
+    /// Whether it names itself as its issuer: who looks for a certificate that vouches for
+    /// it finds itself.
     #[must_use]
     pub fn is_self_issued(&self) -> bool {
         self.issuer == self.subject

@@ -87,6 +87,32 @@ fn another_key_is_named() {
 }
 
 #[test]
+fn the_kernel_describes_a_key_by_its_identifier_or_serial_number() {
+    let lab = Lab::new();
+    let own = lab.certificate("p256", KEYS[3].1);
+    lab.openssl("x509 -in p256.crt -noout -ext subjectKeyIdentifier -out id");
+    let text = String::from_utf8(lab.read("id")).unwrap();
+    let id = text.lines().last().unwrap().trim().replace(':', "");
+    assert_eq!(own.kernel_id(), id.to_lowercase());
+    assert!(own.is_self_issued());
+    // The serial number begins with a zero byte, which old kernels leave out.
+    lab.openssl(
+        "req -new -x509 -key p256.key -out bare.crt -subj /CN=bare -set_serial 0xa0b1 \
+         -addext subjectKeyIdentifier=none",
+    );
+    let bare = lab.parse("bare");
+    assert_eq!(
+        (bare.kernel_id().as_str(), bare.is_self_issued()),
+        ("a0b1", true)
+    );
+    lab.openssl("req -new -key p256.key -subj /CN=issued -out issued.csr");
+    lab.openssl(
+        "x509 -req -in issued.csr -CA p256.crt -CAkey p256.key -set_serial 7 -out issued.crt",
+    );
+    assert!(!lab.parse("issued").is_self_issued());
+}
+
+#[test]
 fn the_name_of_a_trusted_certificate_is_not_enough() {
     let lab = Lab::new();
     for (name, words) in [KEYS[0], KEYS[3]] {

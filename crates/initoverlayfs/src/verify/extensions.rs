@@ -1,4 +1,5 @@
-//! The extensions of a set: what a boot would ask of each before it merges it.
+//! The extensions of a set: what a boot would ask of each before it merges it. (How many
+//! a boot takes, and that no two have one name, is not looked at.)
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +14,7 @@ use super::{Fault, Report, in_plan, prove_blocks, release, signature};
 use crate::ui;
 
 /// The name of the check.
-const CHECK: &str = "extension";
+pub(super) const CHECK: &str = "extension";
 
 /// Checks them in their order; the first that a boot would not merge is the fault.
 pub(super) fn check(
@@ -105,17 +106,24 @@ fn extension_release<S: ReadAt>(
     kind: Option<Kind>,
 ) -> Result<(Kind, Option<String>), String> {
     let tree = Tree::open(data).map_err(|e| e.to_string())?;
+    if tree.superblock().extra_devices != 0 {
+        return Err("it has parts of its file system on other devices".into());
+    }
     let kinds = match kind {
         Some(kind) => vec![kind],
         None => vec![Kind::Sysext, Kind::Confext],
     };
     for kind in kinds {
-        match release::text(&tree, &kind.release_file(name)) {
-            Ok(None) => {}
-            Ok(Some(text)) => return Ok((kind, Some(text))),
-            Err(TreeError::Compressed { .. }) => return Ok((kind, None)),
+        let text = match release::text(&tree, &kind.release_file(name)) {
+            Ok(None) => continue,
+            Ok(text) => text,
+            Err(TreeError::Compressed { .. }) => None,
             Err(error) => return Err(error.to_string()),
+        };
+        if kind == Kind::Sysext && tree.lookup("usr/lib/os-release").is_ok() {
+            return Err("it has a usr/lib/os-release, which no extension may have".into());
         }
+        return Ok((kind, text));
     }
     Err(format!("it has no extension-release.{name}"))
 }

@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 
 use builder::Stage;
 use iofs_erofs::tree::{FileType, Inode, Tree, TreeError};
+use iofs_extension::host_places;
 use iofs_source::ReadAt;
 
 /// Where an image says what it is; the first of these counts. storage-init has
@@ -15,10 +16,6 @@ const PLACES: [&str; 4] = [
     "etc/os-release",
     "usr/lib/os-release",
 ];
-
-/// Where an image says what extensions are compared with; storage-init has the same.
-const INITRD_RELEASE: [&str; 2] = ["etc/initrd-release", "usr/lib/initrd-release"];
-const OS_RELEASE: [&str; 2] = ["etc/os-release", "usr/lib/os-release"];
 
 /// The greatest length of such a file, in bytes.
 const MAX_LEN: u64 = 64 << 10;
@@ -44,12 +41,7 @@ pub(super) fn read<S: ReadAt>(source: S) -> Result<Release, String> {
 /// initrd-release. Empty if it has none.
 pub(super) fn of_host<S: ReadAt>(source: S, stage: Stage) -> Result<String, String> {
     let tree = Tree::open(source).map_err(|e| e.to_string())?;
-    let initrd = match stage {
-        Stage::Initrd => &INITRD_RELEASE[..],
-        Stage::System => &[],
-    };
-    let places: Vec<&str> = initrd.iter().chain(&OS_RELEASE).copied().collect();
-    let text = first(&tree, &places, "what the image is")?;
+    let text = first(&tree, host_places(stage), "what the image is")?;
     Ok(text.unwrap_or_default())
 }
 

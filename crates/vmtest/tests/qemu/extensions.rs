@@ -177,6 +177,16 @@ impl<'g> Maker<'g> {
         self.build("check", "sysext", &tree)
     }
 
+    /// A sysext of one file below /opt, which the image may not have.
+    fn other(&self) -> Result<PathBuf, Failed> {
+        let tree = self.dir.join("other");
+        fs::create_dir_all(tree.join("opt"))?;
+        fs::create_dir_all(tree.join("usr/share"))?;
+        fs::write(tree.join("opt/iofs-other"), "other\n")?;
+        fs::write(tree.join("usr/share/iofs-other"), "other\n")?;
+        self.build("other", "sysext", &tree)
+    }
+
     fn site(&self) -> Result<PathBuf, Failed> {
         let tree = self.dir.join("site");
         fs::create_dir_all(tree.join("etc"))?;
@@ -318,12 +328,18 @@ fn initrd(ground: &Ground) -> Result<(), Failed> {
     }
 }
 
-/// Debian itself as the image, which stays. What is merged before systemd begins is what
+/// Debian itself as the image, which stays, with three sysexts, of which one was tampered
+/// with, and a confext. What is merged before systemd begins is what
 /// `systemd-sysext.service` merges again when it refreshes them at boot: nothing changes.
 fn system(ground: &Ground) -> Result<(), Failed> {
     let maker = Maker::new(ground, "extended-system", DEBIAN)?;
     let check = maker.check()?;
-    let files = [check.clone(), maker.site()?, maker.tampered(&check)?];
+    let files = [
+        check.clone(),
+        maker.other()?,
+        maker.site()?,
+        maker.tampered(&check)?,
+    ];
     let path = |name: &str| maker.dir.join(name);
     let mut request = ImageRequest::new(Source::Root(ground.guest.tree()), path("image.raw"));
     request.compression = ImageCompression::None;
@@ -373,12 +389,10 @@ fn system(ground: &Ground) -> Result<(), Failed> {
     fs::remove_file(path("disk.img"))?;
     expect(&outcome, guest::REACHED)?;
     for when in ["early", "late"] {
-        says(&outcome, &format!("{when}-status"), &["/usr", "check"])?;
-        says(
-            &outcome,
-            &format!("{when}-list"),
-            &["check", "/run/extensions/check"],
-        )?;
+        let status = ["/opt", "/usr", "check", "other"];
+        says(&outcome, &format!("{when}-status"), &status)?;
+        let list = ["/run/extensions/check", "/run/extensions/other"];
+        says(&outcome, &format!("{when}-list"), &list)?;
         says(&outcome, &format!("{when}-confext"), &["/etc", "site"])?;
         says(&outcome, &format!("{when}-site"), &["site"])?;
     }
@@ -387,6 +401,7 @@ fn system(ground: &Ground) -> Result<(), Failed> {
     let expected = [
         ("tampered", "refused"),
         ("check", "merged"),
+        ("other", "merged"),
         ("site", "merged"),
     ];
     if record(&outcome)? != states(&expected) {

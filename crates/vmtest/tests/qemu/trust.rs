@@ -339,7 +339,7 @@ fn debian_12(ground: &Ground) -> Result<(), Failed> {
     let outcome = other_kernel(ground, &kernel, &key, "testinit.stacked")?;
     for text in [
         ", signed by ",
-        "the kernel does not vouch for the root hash's signature",
+        "the kernel does not vouch for the root hash's signature: it has no key ",
         "the root hash is not measured: the kernel shows no TPM 2.0",
         "TESTINIT stage: first",
         "TESTINIT stacked: dm-0 loop0",
