@@ -82,13 +82,8 @@ pub(super) fn measure(
 fn in_both(bench: &Bench<'_>, dir: &Path) -> Result<Vec<PathBuf>, Box<dyn Error>> {
     let options = ["--image-compress", "none", "--profile", "none"];
     let (set, _) = bench.set("both", "virtio-blk", &options)?;
-    let file_system = dir.join("init.erofs");
-    fs::write(&file_system, file_system_of(&fs::read(&set.image)?)?)?;
     let init = dir.join("init");
-    let mut extract = Command::new("fsck.erofs");
-    extract.arg(format!("--extract={}", init.display()));
-    command::output(extract.arg(&file_system))?;
-    fs::remove_file(&file_system)?;
+    extract(&set.image, &init)?;
     fs::remove_dir_all(&set.dir)?;
     let root = bench.ground.guest.tree();
     let mut both = Vec::new();
@@ -158,12 +153,7 @@ fn row(bench: &Bench<'_>, name: &str, tree: &Path, dir: &Path) -> Result<Shared,
     build.args(["--id", "_any", "--scope", "initrd,system", "--root"]);
     build.arg(tree).arg("--output").arg(&output);
     command::output(build.args(signing(bench)?))?;
-    let files = files(tree)?;
-    let mut raw = 0;
-    for file in &files {
-        raw += fs::metadata(tree.join(file))?.len();
-    }
-    counted(name, &output, files.len() as u64, raw)
+    counted(name, tree, &output)
 }
 
 /// One of the examples, made by its own script. It decides which files those are.
@@ -183,32 +173,39 @@ fn example_row(
         .args(signing(bench)?);
     command::output(&mut make)?;
     let extracted = dir.join("extracted");
-    let file_system = dir.join("shared.erofs");
-    fs::write(&file_system, file_system_of(&fs::read(&output)?)?)?;
-    let mut extract = Command::new("fsck.erofs");
-    extract.arg(format!("--extract={}", extracted.display()));
-    command::output(extract.arg(&file_system))?;
-    let files = files(&extracted)?;
-    let mut raw = 0;
-    for file in &files {
-        raw += fs::metadata(extracted.join(file))?.len();
-    }
+    extract(&output, &extracted)?;
+    let shared = counted(name, &extracted, &output)?;
     fs::remove_dir_all(&extracted)?;
-    fs::remove_file(&file_system)?;
-    counted(name, &output, files.len() as u64, raw)
+    Ok(shared)
 }
 
-fn counted(name: &str, image: &Path, files: u64, raw: u64) -> Result<Shared, Box<dyn Error>> {
+/// The row of the extension `image`, which has the files of `tree` and goes.
+fn counted(name: &str, tree: &Path, image: &Path) -> Result<Shared, Box<dyn Error>> {
+    let files = files(tree)?;
+    let mut raw = 0;
+    for file in &files {
+        raw += fs::metadata(tree.join(file))?.len();
+    }
     let bytes = fs::read(image)?;
     let shared = Shared {
         name: name.to_owned(),
-        files,
+        files: files.len() as u64,
         raw,
         file_system: file_system_of(&bytes)?.len() as u64,
         extension: bytes.len() as u64,
     };
     fs::remove_file(image)?;
     Ok(shared)
+}
+
+/// Writes the tree in a disk image to a folder that is not there yet.
+fn extract(image: &Path, to: &Path) -> Result<(), Box<dyn Error>> {
+    let file_system = to.with_extension("erofs");
+    fs::write(&file_system, file_system_of(&fs::read(image)?)?)?;
+    let mut fsck = Command::new("fsck.erofs");
+    fsck.arg(format!("--extract={}", to.display()));
+    command::output(fsck.arg(&file_system))?;
+    Ok(fs::remove_file(&file_system)?)
 }
 
 /// The file system in a disk image: the first partition, and the largest.
