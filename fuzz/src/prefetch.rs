@@ -1,6 +1,7 @@
 //! What a boot is going to read: the list in the image, and the trace that it comes
 //! from.
 
+use iofs_prefetch::opened;
 use iofs_prefetch::trace::Line;
 use iofs_prefetch::{HEADER_LEN, PAGE, PrefetchList, Uuid};
 
@@ -43,18 +44,28 @@ pub fn prefetch(data: &[u8]) {
     let _ = list.bytes();
 }
 
-/// The kernel's traces.
+/// The kernel's traces, and the records of files that were opened.
 ///
-/// Input: a trace.
+/// Input: either.
 ///
 /// Invariants:
 /// * no panic;
-/// * an event has pages, not more than a folio can have.
+/// * an event has pages, not more than a folio can have;
+/// * a file's pages ascend, and what is read is written the same.
 pub fn trace(data: &[u8]) {
     for line in String::from_utf8_lossy(data).lines() {
         if let Line::Event(event) = Line::parse(line) {
             assert!((1..=1 << 18).contains(&event.pages));
             assert!(event.page <= u64::MAX / PAGE);
         }
+        let Some(read) = opened::Line::parse(line) else {
+            continue;
+        };
+        if let opened::Line::File { path, ranges } = &read {
+            assert!(opened::can_name(path));
+            let apart = ranges.windows(2).all(|two| two[0].end() < two[1].start);
+            assert!(apart && ranges.iter().all(|range| range.len > 0));
+        }
+        assert_eq!(opened::Line::parse(&read.to_string()), Some(read));
     }
 }

@@ -95,6 +95,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
                init-1 [000] ..... 3.141: mm_filemap_add_to_page_cache: dev 254:0 ino 1a2b pfn=0x1 ofs=4096 order=0\n\
                init-1 [000] .... 3.2: mm_filemap_add_to_page_cache: dev 8:1 ino 0x2 page=0 pfn=1 ofs=65536\n"
                 .to_vec(),
+            b"0+12,40+3 usr/bin/udevadm\n7+1 etc/fstab\nlost 4\nend\n".to_vec(),
         ],
         _ => Vec::new(),
     }

@@ -367,12 +367,15 @@ fn a_trace_becomes_a_profile() {
     let text = serde_json::to_vec(&recorded).unwrap();
     assert_eq!(Profile::parse(&text).unwrap(), recorded);
 
-    let paths = "/usr/lib/numbers\nusr/bin/tool\n/usr/bin/tool-again\n/gone\n/etc\n";
-    let recording = Recording::of_paths(paths, &read, None, "6.12".into()).unwrap();
-    assert_eq!(recording.left_out, 2);
+    let record = "0+3,5+9999 usr/lib/numbers\n0+1 usr/bin/tool\n0+1 usr/bin/tool-again\n\
+                  0+1 gone\n0+0 usr/bin/tool\nlost 7\nend\n0+1 usr/lib/random\n";
+    let recording = Recording::of_opened(record, &read, None, "6.12".into()).unwrap();
+    assert_eq!((recording.left_out, recording.lost), (2, 7));
     let files = &recording.profile.files;
     assert_eq!(files.len(), 2);
     assert_eq!(files[0].path, "usr/lib/numbers");
     let pages = u32::try_from(files[0].size.div_ceil(4096)).unwrap();
-    assert_eq!(files[0].pages, [[0, pages]]);
+    assert_eq!(files[0].pages, [[0, 3], [5, pages - 5]]);
+    let early = Recording::of_opened("0+1 usr/bin/tool\n", &read, None, "6.12".into());
+    assert!(early.unwrap_err().to_string().contains("not whole"));
 }

@@ -1,15 +1,16 @@
 //! `profile`: what a boot reads of its image.
 //!
 //! `record` leaves a credential on the ESP; the next boot that comes in time has
-//! the kernel trace which pages of the image come into the page cache. `collect`
-//! makes a profile of the trace and disarms: the next `build` takes it.
+//! the kernel trace which pages of the image come into the page cache, or notes the
+//! files that are opened where it cannot. `collect` makes a profile of that and
+//! disarms: the next `build` takes it.
 
 mod source;
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use builder::Profile;
 use builder::profile::{Recorder, Recording};
@@ -33,6 +34,9 @@ const INSTANCE: &str = "kernel/tracing/instances/initoverlayfs";
 
 /// The most of a trace or of a list of paths that is read, in bytes.
 const MAX_TRACE: u64 = 256 << 20;
+
+/// How long the process that notes opened files may take to end.
+const NOTING: Duration = Duration::from_secs(10);
 
 /// The greatest size of the record, in bytes.
 const MAX_RECORD: u64 = 64 << 10;
@@ -207,15 +211,43 @@ fn recording(
             Ok(recorder.finish(&tree, hash, release)?)
         }
         "fanotify" => {
-            let list = path.with_extension("paths");
-            let mut paths = Vec::new();
-            File::open(&list)
-                .and_then(|file| file.take(MAX_TRACE).read_to_end(&mut paths))
-                .map_err(|source| CliError::io("read", &list, source))?;
-            let paths = String::from_utf8_lossy(&paths);
-            Ok(Recording::of_paths(&paths, &tree, hash, release)?)
+            let opened = opened(path)?;
+            Ok(Recording::of_opened(&opened, &tree, hash, release)?)
         }
         other => Err(bad(&format!("has the unknown method {other:?}"))),
+    }
+}
+
+/// The record that a process of storage-init makes of the files that are opened. It ends
+/// when it is told to.
+fn opened(record: &Path) -> Result<String> {
+    let list = record.with_extension("paths");
+    let stop = record.with_extension("stop");
+    let read = || -> Result<String> {
+        let mut text = Vec::new();
+        File::open(&list)
+            .and_then(|file| file.take(MAX_TRACE).read_to_end(&mut text))
+            .map_err(|source| CliError::io("read", &list, source))?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    };
+    let is_whole = |text: &str| text.lines().next_back() == Some("end") && text.ends_with('\n');
+    let mut text = read()?;
+    if !is_whole(&text) {
+        fs::write(&stop, "").map_err(|source| CliError::io("write", &stop, source))?;
+        let begun = Instant::now();
+        while !is_whole(&text) && begun.elapsed() < NOTING {
+            std::thread::sleep(Duration::from_millis(50));
+            text = read()?;
+        }
+    }
+    match is_whole(&text) {
+        true => Ok(text),
+        false => Err(
+            CliError::new(format!("{} is not finished", list.display())).hint(
+                "the process that writes it has ended early, or hangs (the kernel's log may say \
+                 why); record another boot: `initoverlayfs profile record`",
+            ),
+        ),
     }
 }
 

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use core::ffi::CStr;
 use core::mem::MaybeUninit;
 
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, FileType, Mode, OFlags, RawDir, ResolveFlags, Stat};
 use rustix::io::Errno;
 
@@ -168,6 +168,12 @@ impl Output {
     }
 }
 
+impl AsFd for Output {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
 /// Adds to the end of a file, which is made if need be, for its owner only (mode
 /// 0600).
 ///
@@ -249,6 +255,20 @@ pub fn folder(path: &str) -> Option<Folder> {
     })
 }
 
+/// Device and inode number of an open regular file; `None` for anything else.
+#[must_use]
+pub fn identity(file: &OwnedFd) -> Option<(u64, u64)> {
+    let stat = rustix::fs::fstat(file).ok()?;
+    let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    regular.then_some((stat.st_dev, stat.st_ino))
+}
+
+/// The link below /proc that says where an open file of this process is.
+#[must_use]
+pub fn number_path(file: &OwnedFd) -> String {
+    format!("self/fd/{}", file.as_raw_fd())
+}
+
 /// Makes a symbolic link at `path` to `target`.
 ///
 /// # Errors
@@ -286,14 +306,16 @@ pub fn is_in_memory(path: &str) -> Result<bool> {
 /// The kernel's; EILSEQ if it is not UTF-8.
 pub fn read_link(path: &str) -> Result<String> {
     on_path("reading link", path, |path| {
-        link_target(path)?.into_string().map_err(|_| Errno::ILSEQ)
+        link_target(CWD, path)?
+            .into_string()
+            .map_err(|_| Errno::ILSEQ)
     })
 }
 
-fn link_target(path: &CStr) -> rustix::io::Result<CString> {
+pub(crate) fn link_target(folder: impl AsFd, path: &CStr) -> rustix::io::Result<CString> {
     // PATH_MAX: no link's target is longer.
     let mut buffer = [MaybeUninit::uninit(); 4096];
-    let (target, _) = rustix::fs::readlinkat_raw(CWD, path, &mut buffer)?;
+    let (target, _) = rustix::fs::readlinkat_raw(folder, path, &mut buffer)?;
     c_string(target)
 }
 

@@ -1,6 +1,6 @@
 //! The kernel log, `/dev/kmsg` (kernel: Documentation/ABI/testing/dev-kmsg).
 
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 
 /// How urgent a line is: the kernel's log levels.
@@ -77,6 +77,12 @@ impl Held {
     pub fn write(&self, level: Level, prefix: &str, text: &str) {
         let mut buffer = [0; MAX_LEN + 64];
         let _ = rustix::io::write(&self.0, record(level, prefix, text, &mut buffer));
+    }
+}
+
+impl AsFd for Held {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -20,6 +20,7 @@ pub mod block;
 pub mod clock;
 pub mod dm;
 mod error;
+pub mod fanotify;
 pub mod fiemap;
 pub mod file;
 pub mod keys;

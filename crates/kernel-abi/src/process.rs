@@ -5,9 +5,9 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::ptr;
 
-use linux_raw_sys::general::{__NR_clone, __NR_execve, __NR_exit_group, SIGCHLD};
+use linux_raw_sys::general::{__NR_clone, __NR_close_range, __NR_execve, __NR_exit_group, SIGCHLD};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, WaitOptions};
@@ -241,6 +241,55 @@ pub fn write_error(text: &str) {
     let _ = rustix::io::write(stderr, text.as_bytes());
 }
 
+/// Has systemd spare this process when it ends all others, before the root changes
+/// and at shutdown: it leaves those whose command line begins with `@`
+/// (systemd.io/ROOT_STORAGE_DAEMONS). For children of [`fork`] with an end of their
+/// own; their arguments are changed by that.
+///
+/// # Errors
+/// The kernel's, ENODATA if /proc/self/stat does not say where the arguments are.
+#[allow(unsafe_code, reason = "the arguments are the kernel's to place")]
+pub fn be_spared() -> Result<()> {
+    const STAT: &str = "/proc/self/stat";
+    let stat = file::read_line(STAT)?;
+    let arguments = arguments(&stat).ok_or_else(|| Error::new("reading", STAT, Errno::NODATA))?;
+    // SAFETY: that is where the kernel put this program's first argument, on the
+    // writable stack; it is at least the NUL that ends it. This process has one thread
+    // and a copy of its parent's memory, and nobody holds a reference there.
+    unsafe { ptr::with_exposed_provenance_mut::<u8>(arguments).write_volatile(b'@') };
+    Ok(())
+}
+
+/// `arg_start` of proc_pid_stat(5), the 48th field. The second, a name in parentheses,
+/// may have any character in it.
+fn arguments(stat: &str) -> Option<usize> {
+    let name = stat.bytes().rposition(|byte| byte == b')')?;
+    let mut fields = stat.get(name + 1..)?.split_ascii_whitespace();
+    let start = fields.nth(48 - 3)?.parse().ok()?;
+    (start != 0).then_some(start)
+}
+
+/// Closes what this process has inherited beyond its standard streams, but for `kept`:
+/// for a child of [`fork`] that outlives its parent's work.
+#[allow(unsafe_code, reason = "closes numbers that others own")]
+pub fn keep_only(kept: &[BorrowedFd<'_>]) {
+    let mut numbers: Vec<u32> = kept
+        .iter()
+        .filter_map(|fd| u32::try_from(fd.as_raw_fd()).ok())
+        .collect();
+    iofs_source::sort_compactly(&mut numbers, |a, b| a < b);
+    let mut from = 3;
+    for end in numbers.into_iter().chain([u32::MAX]) {
+        if from < end {
+            let args = [from as usize, (end - 1) as usize, 0, 0, 0];
+            // SAFETY: close_range(2) takes numbers. Their owners are values of the
+            // parent's that this child has copies of, and never gets back to.
+            unsafe { syscall5(__NR_close_range, args) };
+        }
+        from = from.max(end.saturating_add(1));
+    }
+}
+
 /// Checks that `path` is a file that this process may execute.
 ///
 /// # Errors
@@ -284,7 +333,7 @@ pub fn cpus() -> usize {
     rustix::thread::sched_getaffinity(None).map_or(1, |set| (set.count() as usize).max(1))
 }
 
-fn raw_errno(result: isize) -> Errno {
+pub(crate) fn raw_errno(result: isize) -> Errno {
     i32::try_from(result.unsigned_abs())
         .ok()
         .filter(|errno| (1..4096).contains(errno))
@@ -373,6 +422,51 @@ mod tests {
         assert_eq!(
             wait(&late, None, 10_000_000),
             Woken::Ended(0, Ended::Exited(1))
+        );
+    }
+
+    #[test]
+    fn a_spared_process_has_a_name_for_it() {
+        let child = fork(|| {
+            let mut name = std::fs::read("/proc/self/cmdline").unwrap_or_default();
+            let spared = be_spared();
+            let after = std::fs::read("/proc/self/cmdline").unwrap_or_default();
+            let before = core::mem::replace(&mut name[0], b'@');
+            u8::from(before == b'@' || spared.is_err() || after != name)
+        });
+        let child = [child.unwrap()];
+        assert_eq!(
+            wait(&child, None, 10_000_000),
+            Woken::Ended(0, Ended::Exited(0))
+        );
+    }
+
+    #[test]
+    fn arguments_are_found_behind_any_name() {
+        let fields = |name: &str, last: u32| {
+            let numbers: String = (4..48).map(|field| std::format!("{field} ")).collect();
+            std::format!("7 ({name}) S {numbers}{last} 49")
+        };
+        assert_eq!(arguments(&fields("init", 4096)), Some(4096));
+        assert_eq!(arguments(&fields("a) S (b", 4096)), Some(4096));
+        assert_eq!(arguments(&fields("init", 0)), None);
+        assert_eq!(arguments("7 (init) S 1 2 3"), None);
+        assert_eq!(arguments(""), None);
+    }
+
+    #[test]
+    fn a_child_keeps_what_it_is_told() {
+        let files: Vec<_> = (0..6).map(|_| tempfile::tempfile().unwrap()).collect();
+        let child = fork(|| {
+            keep_only(&[files[4].as_fd(), files[1].as_fd(), files[4].as_fd()]);
+            let open = |at: usize| rustix::fs::fstat(&files[at]).is_ok();
+            let right = [0, 1, 2, 3, 4, 5].map(open) == [false, true, false, false, true, false];
+            u8::from(!right)
+        });
+        let child = [child.unwrap()];
+        assert_eq!(
+            wait(&child, None, 10_000_000),
+            Woken::Ended(0, Ended::Exited(0))
         );
     }
 

@@ -1,8 +1,9 @@
 //! Asking for pages before anybody reads them.
 
+use alloc::string::String;
 use core::num::NonZeroU64;
 
-use rustix::fd::{BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Advice, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
@@ -42,6 +43,24 @@ impl Folder {
                 _ => Err(Errno::INVAL),
             }
         })
+    }
+
+    /// The target of a link below it; links on the way to it are followed, as
+    /// /proc/self is one.
+    ///
+    /// # Errors
+    /// The kernel's; EILSEQ if it is not UTF-8.
+    pub fn read_link(&self, path: &str) -> Result<String> {
+        on_path("reading link", path, |path| {
+            let target = file::link_target(&self.0, path)?;
+            target.into_string().map_err(|_| Errno::ILSEQ)
+        })
+    }
+}
+
+impl AsFd for Folder {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 
@@ -90,6 +109,11 @@ mod tests {
         assert_eq!(folder.file("../x").unwrap_err().errno(), Errno::XDEV);
         assert_eq!(folder.file("/etc/passwd").unwrap_err().errno(), Errno::XDEV);
         assert_eq!(folder.file("usr").unwrap_err().errno(), Errno::INVAL);
+        assert_eq!(folder.read_link("link").unwrap(), "usr/file");
+        assert_eq!(
+            folder.read_link("usr/file").unwrap_err().errno(),
+            Errno::INVAL
+        );
     }
 
     #[test]

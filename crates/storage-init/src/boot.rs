@@ -120,6 +120,9 @@ pub fn run(
     // 8. One process becomes the next.
     log.stage("exec", &init);
     boot_json::write(log, settings, &found, &device, &merged, &modules, &init);
+    if let Some(opens) = &mounted.opens {
+        opens.start(log);
+    }
     Err(handover::exec(&init, start))
 }
 

@@ -127,7 +127,7 @@ fn choose(settings: &Settings, direct: &Direct) -> Result<Wanted, String> {
             "{word} on the kernel command line asks for an initrd"
         ));
     }
-    if settings.record {
+    if settings.record.is_some() {
         return Err("a boot of the image is to be recorded".into());
     }
     let name = words.root.as_deref().unwrap_or(&direct.root);
@@ -276,6 +276,7 @@ pub fn boot(
     let mounted = Mounted {
         root: ROOT.into(),
         init: init.clone(),
+        opens: None,
     };
     keep_appended(Source::Kept, log);
     log.stage("handover", &format!("next is {init} in the root"));
@@ -385,7 +386,7 @@ mod tests {
             hint: vec![],
             workers: None,
             prefetch: true,
-            record: false,
+            record: None,
             mode: None,
             root: RootWords::from_cmdline(&Cmdline::parse(cmdline)),
             debug: false,

@@ -5,18 +5,25 @@
 //! for the image's device off, so that only pages that somebody wants are read, and
 //! has the kernel note each page that it adds to its cache: the event
 //! `mm_filemap_add_to_page_cache`, in an instance of the tracing file system. It
-//! needs neither BPF nor kprobes, and distributions' kernels have it. Such a boot
-//! is slower; nothing else about it changes, and when it cannot be recorded it goes
-//! on without.
+//! needs neither BPF nor kprobes, and distributions' kernels have it. Where it is
+//! missing, or with `initoverlayfs.profile=fanotify`, a process notes the files that
+//! are opened, and in the end which of their pages are in memory ([`Opens`]). Such a
+//! boot is slower; nothing else about it changes, and when it cannot be recorded it
+//! goes on without.
+
+mod opens;
 
 use alloc::format;
+use alloc::string::String;
 
+use iofs_cmdline::Record;
 use kernel_abi::mount::{self, Flags};
 use kernel_abi::{block, file, process};
 
 use crate::image::Found;
 use crate::log::Log;
 use crate::stack::ImageDevice;
+pub use opens::Opens;
 
 /// Where the tracing file system is mounted, by everybody.
 const TRACING: &str = "/sys/kernel/tracing";
@@ -24,23 +31,56 @@ const TRACING: &str = "/sys/kernel/tracing";
 /// The instance, below that.
 const INSTANCE: &str = "/sys/kernel/tracing/instances/initoverlayfs";
 
-/// What was recorded, and of what.
+/// What was recorded, how, and of what.
 const RECORD: &str = "/run/initoverlayfs/record.json";
 
 /// Room for events of all CPUs, in KiB; one page takes some 40 bytes.
 const BUFFER_KIB: usize = 8192;
 
-/// Begins, for the image on `device`, before it is mounted.
-pub fn start(device: &ImageDevice, found: &Found, log: &mut Log) {
-    match arm(device, found) {
-        Ok(()) => log.info(format_args!(
-            "this boot is recorded, and slower for it: then run initoverlayfs profile collect"
-        )),
-        Err(error) => log.warn(format_args!("this boot is not recorded: {error}")),
+/// Begins, for the image on `device`, before it is mounted; whether the files that are
+/// opened have to be watched.
+pub fn start(how: Record, device: &ImageDevice, found: &Found, log: &mut Log) -> bool {
+    if let Err(error) = read_only_what_is_wanted(device) {
+        log.warn(format_args!(
+            "the record of this boot will have more than it needs: {error}"
+        ));
+    }
+    if how == Record::Opens {
+        return true;
+    }
+    match trace(device, found) {
+        Ok(()) => {
+            said(log);
+            false
+        }
+        Err(error) => {
+            log.info(format_args!(
+                "the kernel cannot trace what is read, so opened files are noted: {error}"
+            ));
+            true
+        }
     }
 }
 
-fn arm(device: &ImageDevice, found: &Found) -> kernel_abi::Result<()> {
+/// Says that this boot is recorded.
+fn said(log: &mut Log) {
+    log.info(format_args!(
+        "this boot is recorded, and slower for it: then run initoverlayfs profile collect"
+    ));
+}
+
+/// Turns the kernel's read-ahead off. A disk's own setting would stay, so only for
+/// devices that are the image's alone.
+fn read_only_what_is_wanted(device: &ImageDevice) -> kernel_abi::Result<()> {
+    if !device.is_own() {
+        return Ok(());
+    }
+    let (major, minor) = block::device_number(&device.path)?;
+    let path = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+    file::write(&path, b"0")
+}
+
+fn trace(device: &ImageDevice, found: &Found) -> kernel_abi::Result<()> {
     let (major, minor) = block::device_number(&device.path)?;
     if !file::exists(&format!("{TRACING}/instances")) {
         mount::mount("tracefs", TRACING, "tracefs", Flags::empty(), "")?;
@@ -58,25 +98,27 @@ fn arm(device: &ImageDevice, found: &Found) -> kernel_abi::Result<()> {
         &format!("s_dev == {device_number}"),
     )?;
     set(&format!("{event}/enable"), "1")?;
-    // A disk's own setting would stay: only devices that are the image's alone.
-    if device.is_own() {
-        let path = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
-        file::write(&path, b"0")?;
-    }
+    let text = render(device, found, "trace")?;
+    crate::boot_json::put(RECORD, text.as_bytes())
+}
+
+/// What `profile collect` has to know of this boot.
+fn render(device: &ImageDevice, found: &Found, method: &str) -> kernel_abi::Result<String> {
+    let (major, minor) = block::device_number(&device.path)?;
     let root_hash = match &found.proof {
         Some(proof) => format!("\"{}\"", proof.trees.root),
         None => "null".into(),
     };
     let number = format!("{major}:{minor}");
-    let text = format!(
+    Ok(format!(
         concat!(
             "{{\"version\":1,\"root_hash\":{root_hash},\"uuid\":\"{uuid}\",\"size\":{size},",
-            "\"block_dev\":\"{number}\",\"fs_dev\":\"{number}\",\"method\":\"trace\"}}\n"
+            "\"block_dev\":\"{number}\",\"fs_dev\":\"{number}\",\"method\":\"{method}\"}}\n"
         ),
         root_hash = root_hash,
         uuid = found.uuid,
         size = found.size,
         number = number,
-    );
-    crate::boot_json::put(RECORD, text.as_bytes())
+        method = method,
+    ))
 }

@@ -22,12 +22,14 @@ const WRITABLE: &str = "/initoverlayfs/writable";
 const ROOT: &str = "/initoverlayfs/root";
 
 /// The new root, mounted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Mounted {
     /// Where it is now.
     pub root: String,
     /// The init to execute in it: the first of the plan's that is there.
     pub init: String,
+    /// What is to note the files that are opened, where that has to be.
+    pub opens: Option<record::Opens>,
 }
 
 impl Mounted {
@@ -53,9 +55,10 @@ pub fn mount(
     for folder in ["/initoverlayfs", IMAGE, WRITABLE, ROOT] {
         file::mkdir(folder)?;
     }
-    if settings.record {
-        record::start(device, found, log);
-    }
+    let by_opens = match settings.record {
+        Some(how) => record::start(how, device, found, log),
+        None => false,
+    };
     let dax = memory::wants_dax(&found.candidate);
     let result = mount_image(&device.path, dax, log).and_then(|()| {
         // The mount holds the devices now: these go when it does.
@@ -72,7 +75,11 @@ pub fn mount(
         if settings.prefetch && !dax {
             prefetch::start(IMAGE, device, found, log);
         }
-        Ok(init)
+        let opens = match by_opens {
+            true => record::Opens::of(IMAGE, device, found, log),
+            false => None,
+        };
+        Ok((init, opens))
     });
     // The overlay holds both layers by itself. Without their own mounts they go
     // when it does.
@@ -82,9 +89,10 @@ pub fn mount(
             _ => {}
         }
     }
-    result.map(|init| Mounted {
+    result.map(|(init, opens)| Mounted {
         root: ROOT.into(),
         init,
+        opens,
     })
 }
 

@@ -6,7 +6,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt::Arguments;
 
-use iofs_cmdline::{Cmdline, Mode, Overrides, RootWords};
+use iofs_cmdline::{Cmdline, Mode, Overrides, Record, RootWords};
 use iofs_plan::{Auth, BootPlan, Candidate, MAX_LEN};
 use kernel_abi::{clock, file, process};
 
@@ -46,8 +46,8 @@ pub struct Settings {
     pub workers: Option<u32>,
     /// Whether what the image says that boots read is read ahead.
     pub prefetch: bool,
-    /// Whether this boot is recorded.
-    pub record: bool,
+    /// Whether this boot is recorded, and how.
+    pub record: Option<Record>,
     /// How the command line wants it to go on, if it says so.
     pub mode: Option<Mode>,
     /// What the command line says of the root.
@@ -76,9 +76,11 @@ impl Settings {
         if settings.hint.is_empty() {
             settings.hint = recorded_hint(paths);
         }
-        settings.record |= is_armed(paths, clock::unix_seconds());
+        if settings.record.is_none() && is_armed(paths, clock::unix_seconds()) {
+            settings.record = Some(Record::Best);
+        }
         // What is read ahead would be taken for wanted.
-        settings.prefetch &= !settings.record;
+        settings.prefetch &= settings.record.is_none();
         settings.root = root;
         let settings = settings;
         log.debug = settings.debug;
@@ -372,9 +374,11 @@ mod tests {
             let settings = settings.unwrap();
             (settings.record, settings.prefetch)
         };
-        assert_eq!(chosen(""), (false, true));
-        assert_eq!(chosen("initoverlayfs.prefetch=off"), (false, false));
-        assert_eq!(chosen("initoverlayfs.profile=record"), (true, false));
-        assert_eq!(chosen("initoverlayfs.profile=other"), (false, true));
+        assert_eq!(chosen(""), (None, true));
+        assert_eq!(chosen("initoverlayfs.prefetch=off"), (None, false));
+        let (best, opens) = (Some(Record::Best), Some(Record::Opens));
+        assert_eq!(chosen("initoverlayfs.profile=record"), (best, false));
+        assert_eq!(chosen("initoverlayfs.profile=fanotify"), (opens, false));
+        assert_eq!(chosen("initoverlayfs.profile=other"), (None, true));
     }
 }

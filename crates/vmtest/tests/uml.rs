@@ -37,6 +37,8 @@ mod kernel_mounts;
 mod names;
 #[path = "uml/places.rs"]
 mod places;
+#[path = "uml/record.rs"]
+mod record;
 #[path = "uml/refused.rs"]
 mod refused;
 #[path = "uml/stay.rs"]
@@ -77,6 +79,7 @@ const TESTS: &[&[Test]] = &[
     hotplug::TESTS,
     names::TESTS,
     handover::TESTS,
+    record::TESTS,
     direct::TESTS,
     usr::TESTS,
     stay::TESTS,

@@ -49,7 +49,7 @@ const BASE: Variant = Variant {
     unsigned: false,
 };
 
-const VARIANTS: [Variant; 12] = [
+const VARIANTS: [Variant; 13] = [
     BASE,
     Variant {
         name: "modules one by one",
@@ -94,6 +94,11 @@ const VARIANTS: [Variant; 12] = [
     Variant {
         name: "recorded",
         words: "initoverlayfs.profile=record",
+        ..BASE
+    },
+    Variant {
+        name: "recorded by what is opened",
+        words: "initoverlayfs.profile=fanotify",
         ..BASE
     },
     Variant {
@@ -341,7 +346,8 @@ fn notes(runs: u32) -> Vec<String> {
          vector instruction as one; it has none of the SHA instructions."
             .to_owned(),
         "Recorded: the boot notes what it reads of its image, page by page and without \
-         read-ahead, for `profile collect`; that is one boot, when it was asked for."
+         read-ahead, for `profile collect`; that is one boot, when it was asked for. By what is \
+         opened: as on a kernel that cannot trace."
             .to_owned(),
         "Order and parallelism of the module loads: `bench boot` has the same modules loaded one \
          after the other by a hand-made init. dm-verity has no work queue to turn off, as dm-crypt \

@@ -1,10 +1,10 @@
 //! From what the kernel noted of a boot to a profile.
 
-use super::{Profile, ProfileFile, VERSION, whole};
+use super::{Profile, ProfileFile, VERSION};
 use crate::error::{Error, ErrorKind, Result};
 use iofs_erofs::tree::{FileType, Tree};
 use iofs_prefetch::trace::Line;
-use iofs_prefetch::{MAX_FILES, MAX_RANGES, PAGE, PrefetchList, ranges_of};
+use iofs_prefetch::{MAX_FILES, MAX_RANGES, PAGE, PrefetchList, Range, opened, ranges_of};
 use iofs_source::ReadAt;
 use std::collections::{HashMap, HashSet};
 
@@ -22,6 +22,7 @@ pub struct Recorder {
     pages: HashMap<u64, Vec<u32>>,
     count: usize,
     lost: u64,
+    left_out: u64,
 }
 
 /// A profile, and what it is without.
@@ -29,7 +30,7 @@ pub struct Recorder {
 pub struct Recording {
     /// The profile.
     pub profile: Profile,
-    /// Events that the kernel's buffer had no room for.
+    /// Events, or files, that there was no room for.
     pub lost: u64,
     /// Files that were read and cannot be in a profile, or are not in the image.
     pub left_out: u64,
@@ -46,11 +47,41 @@ impl Recorder {
             }
             _ => return,
         };
-        let pages = self.pages.entry(event.ino).or_insert_with(|| {
-            self.order.push(event.ino);
+        self.pages(event.ino, event.page, event.pages);
+    }
+
+    /// Takes a line of a record by fanotify; whether it was the last.
+    fn opened(&mut self, line: &str, names: &Names) -> bool {
+        match opened::Line::parse(line) {
+            Some(opened::Line::File { path, ranges }) => {
+                let Some(&nid) = names.by_path.get(path) else {
+                    self.left_out = self.left_out.saturating_add(1);
+                    return false;
+                };
+                for Range { start, len } in ranges {
+                    self.pages(nid, u64::from(start), u64::from(len));
+                }
+                false
+            }
+            Some(opened::Line::Lost(files)) => {
+                self.lost = self.lost.saturating_add(files);
+                false
+            }
+            Some(opened::Line::End) => true,
+            None => {
+                self.left_out = self.left_out.saturating_add(1);
+                false
+            }
+        }
+    }
+
+    /// Notes pages of a file.
+    fn pages(&mut self, ino: u64, start: u64, count: u64) {
+        let pages = self.pages.entry(ino).or_insert_with(|| {
+            self.order.push(ino);
             Vec::new()
         });
-        for page in event.page..event.page.saturating_add(event.pages) {
+        for page in start..start.saturating_add(count) {
             let Ok(page) = u32::try_from(page) else {
                 return;
             };
@@ -68,13 +99,22 @@ impl Recorder {
     /// # Errors
     /// [`ErrorKind::Input`] if the image is damaged.
     pub fn finish<S: ReadAt>(
-        mut self,
+        self,
         tree: &Tree<S>,
         root_hash: Option<String>,
         kernel_release: String,
     ) -> Result<Recording> {
-        let names = Names::of(tree)?;
-        let (mut files, mut left_out) = (Vec::new(), 0);
+        Ok(self.named(&Names::of(tree)?, tree, root_hash, kernel_release))
+    }
+
+    fn named<S: ReadAt>(
+        mut self,
+        names: &Names,
+        tree: &Tree<S>,
+        root_hash: Option<String>,
+        kernel_release: String,
+    ) -> Recording {
+        let (mut files, mut left_out) = (Vec::new(), self.left_out);
         let mut budget = MAX_RANGES;
         for nid in std::mem::take(&mut self.order) {
             let mut pages = self.pages.remove(&nid).unwrap_or_default();
@@ -96,54 +136,34 @@ impl Recorder {
                 pages: ranges.iter().map(|r| [r.start, r.len]).collect(),
             });
         }
-        Ok(Recording {
+        Recording {
             profile: names.profile(files, tree, root_hash, kernel_release),
             lost: self.lost,
             left_out,
-        })
+        }
     }
 }
 
 impl Recording {
-    /// The profile of whole files: of their paths, one a line, in the order of
-    /// the first touch.
+    /// The profile of what a record by fanotify has ([`opened`]).
     ///
     /// # Errors
-    /// [`ErrorKind::Input`] if the image is damaged.
-    pub fn of_paths<S: ReadAt>(
-        paths: &str,
+    /// [`ErrorKind::Input`] if the image is damaged, or the record not whole.
+    pub fn of_opened<S: ReadAt>(
+        record: &str,
         tree: &Tree<S>,
         root_hash: Option<String>,
         kernel_release: String,
     ) -> Result<Self> {
         let names = Names::of(tree)?;
-        let (mut files, mut left_out) = (Vec::new(), 0);
-        let mut seen = HashSet::new();
-        for path in paths.lines().map(|line| line.trim_start_matches('/')) {
-            let Some(&nid) = names.by_path.get(path) else {
-                left_out += u64::from(!path.is_empty());
-                continue;
-            };
-            let Some((path, size)) = names.by_nid.get(&nid).filter(|_| seen.insert(nid)) else {
-                continue;
-            };
-            match whole(*size) {
-                Some(range) if files.len() < MAX_FILES => files.push(ProfileFile {
-                    path: path.clone(),
-                    size: *size,
-                    pages: match range.len {
-                        0 => Vec::new(),
-                        len => vec![[0, len]],
-                    },
-                }),
-                _ => left_out += 1,
-            }
+        let mut recorder = Recorder::default();
+        if !record.lines().any(|line| recorder.opened(line, &names)) {
+            return Err(Error::new(
+                ErrorKind::Input,
+                "the record of what was opened is not whole",
+            ));
         }
-        Ok(Self {
-            profile: names.profile(files, tree, root_hash, kernel_release),
-            lost: 0,
-            left_out,
-        })
+        Ok(recorder.named(&names, tree, root_hash, kernel_release))
     }
 }
 

@@ -30,7 +30,7 @@ mod root;
 use alloc::borrow::Cow;
 use alloc::vec::Vec;
 
-pub use overrides::{MAX_HINTS, Mode, Overrides, Warning, hints};
+pub use overrides::{MAX_HINTS, Mode, Overrides, Record, Warning, hints};
 pub use root::{Root, RootWords, UsrWords};
 
 /// One parameter.

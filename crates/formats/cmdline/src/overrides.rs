@@ -40,12 +40,21 @@ pub struct Overrides {
     pub workers: Option<u32>,
     /// `initoverlayfs.prefetch=off`: read nothing ahead. `None` if not said.
     pub prefetch: Option<bool>,
-    /// `initoverlayfs.profile=record`: note what this boot reads of its image.
-    pub record: bool,
+    /// `initoverlayfs.profile=record|fanotify`: note what this boot reads of its image.
+    pub record: Option<Record>,
     /// `initoverlayfs.mode=initrd|direct`. The second only where the plan has it.
     pub mode: Option<Mode>,
     /// `initoverlayfs.debug`: log every step.
     pub debug: bool,
+}
+
+/// How a boot is recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Record {
+    /// `record`: by the kernel's tracing, or as it can be.
+    Best,
+    /// `fanotify`: by the files that are opened, also where the kernel can trace.
+    Opens,
 }
 
 /// How a boot goes on.
@@ -177,10 +186,11 @@ impl Overrides {
             let wanted = switch(param).ok_or(Refusal::BadValue("yes or no, or left out"))?;
             self.prefetch = Some(wanted);
         } else if is("profile") {
-            if param.value_str() != Some("record") {
-                return Err(Refusal::BadValue("record"));
-            }
-            self.record = true;
+            self.record = Some(match param.value_str() {
+                Some("record") => Record::Best,
+                Some("fanotify") => Record::Opens,
+                _ => return Err(Refusal::BadValue("record or fanotify")),
+            });
         } else if is("mode") {
             let modes = [Mode::Initrd, Mode::Direct];
             let mode = modes

@@ -127,7 +127,7 @@ fn every_key_is_obeyed() {
             hint: vec!["sd_mod".into(), "ahci".into()],
             workers: Some(1),
             prefetch: Some(false),
-            record: true,
+            record: Some(Record::Best),
             mode: Some(Mode::Direct),
             debug: true,
         }

@@ -272,3 +272,43 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn opened_files_are_written_and_read() {
+    use opened::Line;
+    let lines = [
+        Line::File {
+            path: "usr/bin/a file",
+            ranges: vec![range(0, 12), range(40, 3)],
+        },
+        Line::Lost(4),
+        Line::End,
+    ];
+    let texts = ["0+12,40+3 usr/bin/a file", "lost 4", "end"];
+    for (line, text) in lines.iter().zip(texts) {
+        assert_eq!(format!("{line}"), text);
+        assert_eq!(Line::parse(text).as_ref(), Some(line));
+    }
+    for bad in [
+        "",
+        " x",
+        "0+1",
+        "0+1 ",
+        "0+0 x",
+        "1+-1 x",
+        "0+1,1+1 x",
+        "5+1,0+1 x",
+        "4294967295+1 x",
+        "0+1, x",
+        "0+1 a\tb",
+        "lost",
+        "lost x",
+        "end ",
+        "whole x",
+    ] {
+        assert_eq!(Line::parse(bad), None, "{bad:?}");
+    }
+    assert!(!opened::can_name("a\nb") && !opened::can_name(""));
+    assert!(opened::can_name(&"x".repeat(MAX_PATH)));
+    assert!(!opened::can_name(&"x".repeat(MAX_PATH + 1)));
+}

@@ -42,7 +42,11 @@ fn machine(dir: &Path, method: &str) -> Vec<u8> {
     .concat();
     let instance = dir.join("sys/kernel/tracing/instances/initoverlayfs");
     fs::write(instance.join("trace"), trace).unwrap();
-    fs::write(dir.join("run/record.paths"), "/usr/bin/numbers\n/x\n").unwrap();
+    fs::write(
+        dir.join("run/record.paths"),
+        "0+20,22+1 usr/bin/numbers\n0+1 x\nend\n",
+    )
+    .unwrap();
     bytes
 }
 
@@ -143,14 +147,55 @@ fn the_image_is_found_where_the_boot_found_it() {
     assert_eq!(ran.code, 1);
     assert!(ran.stderr.contains("another image"), "{}", ran.stderr);
     assert!(!dir.join("lib").exists());
-    // Whole files where there are no pages.
+    // What was opened, where the kernel could not trace.
     let image = dir.join("image");
     let image = ["--json", "--image", image.to_str().unwrap()];
     let made = json(with(args(dir, "collect"), &image));
     assert_eq!(made["summary"]["files"], 2);
     let shown = json(with(args(dir, "show"), &["--json"]));
     assert_eq!(shown["files"][0]["path"], "usr/bin/numbers");
-    assert_eq!(shown["files"][0]["pages"], serde_json::json!([[0, 27]]));
+    assert_eq!(
+        shown["files"][0]["pages"],
+        serde_json::json!([[0, 20], [22, 1]])
+    );
+    assert!(!dir.join("run/record.stop").exists());
+}
+
+#[test]
+fn what_notes_opened_files_is_told_to_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    machine(dir, "fanotify");
+    let (paths, stop) = (dir.join("run/record.paths"), dir.join("run/record.stop"));
+    let begun = "0+1 x\n";
+    fs::write(&paths, begun).unwrap();
+    // storage-init's process.
+    let noting = std::thread::spawn({
+        let paths = paths.clone();
+        move || {
+            let begun = std::time::Instant::now();
+            while !stop.exists() {
+                assert!(
+                    begun.elapsed().as_secs() < 60,
+                    "nobody says that it is enough"
+                );
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            fs::write(paths, "0+1 x\nlost 2\nend\n").unwrap();
+        }
+    });
+    let image = dir.join("image");
+    let image = ["--image", image.to_str().unwrap()];
+    let ran = run(with(args(dir, "collect"), &image));
+    noting.join().unwrap();
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.stdout.contains("1 files"), "{}", ran.stdout);
+    assert!(ran.stderr.contains("2 events"), "{}", ran.stderr);
+    // It has died.
+    fs::write(&paths, begun).unwrap();
+    let ran = run(with(args(dir, "collect"), &image));
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("not finished"), "{}", ran.stderr);
 }
 
 #[test]

@@ -22,6 +22,7 @@
 //! | `stacked` | reports loop and dm devices that are in use |
 //! | `switch=SOURCE` | moves to the root on an ext4 partition by `run-init` |
 //! | `freed` | waits until no loop or dm device is in use, reports how long |
+//! | `whole=PATH` | waits until a file's last line is `end` |
 //! | `log=PATH` | from now on reports into this file or device, too |
 //!
 //! After `switch` a second testinit, which lies on that root, obeys the words
@@ -53,7 +54,7 @@ freestanding::entry!(main);
 /// The most that is read of one file, in bytes.
 const LIMIT: usize = 16 << 20;
 
-/// How long `freed` waits, in microseconds, and how often it looks.
+/// How long `freed` and `whole` wait, in microseconds, and how often it looks.
 const PATIENCE_US: u64 = 3_000_000;
 const LOOK_US: u64 = 20_000;
 
@@ -157,6 +158,7 @@ fn obey(verb: &str, value: &str, start: &Start, report: &mut Report) -> Outcome 
         "stacked" => report.say("stacked", &stacked().join(" ")),
         "switch" => return switch(value, start, report),
         "freed" => report.say("freed", &wait_until_freed()),
+        "whole" => return wait_for_end(value),
         "log" => report.copy = Some(value.to_string()),
         _ => return Err("no such verb".into()),
     }
@@ -284,6 +286,19 @@ fn wait_until_freed() -> String {
         }
         if waited > PATIENCE_US {
             return format!("not {}", left.join(" "));
+        }
+        process::sleep(LOOK_US);
+    }
+}
+
+fn wait_for_end(path: &str) -> Outcome {
+    let begin = clock::micros();
+    loop {
+        if file::read(path, LIMIT).is_ok_and(|bytes| bytes.ends_with(b"\nend\n")) {
+            return Ok(());
+        }
+        if clock::micros().saturating_sub(begin) > PATIENCE_US {
+            return Err("it does not end".into());
         }
         process::sleep(LOOK_US);
     }

@@ -2,8 +2,10 @@
 //! reads that ahead: in Debian, with systemd-boot, a UKI and dracut's image.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use libtest_mimic::Failed;
+use qemu_driver::Outcome;
 use serde_json::Value;
 
 use crate::support::{Ground, expect, facts, fail};
@@ -25,49 +27,87 @@ if [ -e /run/initoverlayfs/record.json ]; then
 fi
 "#;
 
-fn recorded(ground: &Ground) -> Result<(), Failed> {
-    let dir = ground.dir().join("profile");
-    fs::create_dir_all(&dir)?;
-    let first = look::boot(
+/// A boot that was recorded, and what of.
+struct Recorded {
+    boot: Outcome,
+    /// The profile, in a file.
+    profile: PathBuf,
+    /// Its paths.
+    paths: Vec<String>,
+}
+
+/// Boots with this word for a record.
+fn record(ground: &Ground, dir: &Path, word: &str) -> Result<Recorded, Failed> {
+    let boot = look::boot(
         ground,
-        &dir.join("first"),
+        &dir.join(word),
         LOOK,
-        "initoverlayfs.profile=record",
+        &format!("initoverlayfs.profile={word}"),
         &[],
     )?;
-    expect(&first, "this boot is recorded")?;
-    if first.find("read ahead:").is_some() {
-        return Err(fail(&first, "a recorded boot has read something ahead"));
+    expect(&boot, "this boot is recorded")?;
+    if boot.find("read ahead:").is_some() {
+        return Err(fail(&boot, "a recorded boot has read something ahead"));
     }
-    if !facts(&first, "instances").is_empty() {
-        return Err(fail(&first, "the tracing instance is still there"));
+    if !facts(&boot, "instances").is_empty() {
+        return Err(fail(&boot, "the tracing instance is still there"));
     }
-    let packed = dir.join("profile.json.gz.base64");
-    fs::write(&packed, facts(&first, "profile").join("\n"))?;
-    let profile = dir.join("profile.json");
+    let packed = dir.join(format!("{word}.json.gz.base64"));
+    fs::write(&packed, facts(&boot, "profile").join("\n"))?;
+    let profile = dir.join(format!("{word}.json"));
     let unpack = format!(
         "base64 -d '{}' | gzip -d >'{}'",
         packed.display(),
         profile.display()
     );
     vmtest::command::output(std::process::Command::new("sh").args(["-ec", &unpack]))
-        .map_err(|e| fail(&first, &format!("the profile: {e}")))?;
+        .map_err(|e| fail(&boot, &format!("the profile: {e}")))?;
     let json: Value = serde_json::from_slice(&fs::read(&profile)?)?;
     let files = json["files"].as_array().ok_or("the profile has no files")?;
-    let paths: Vec<&str> = files.iter().filter_map(|f| f["path"].as_str()).collect();
+    let paths: Vec<String> = files
+        .iter()
+        .filter_map(|file| Some(file["path"].as_str()?.to_owned()))
+        .collect();
     // What runs first is read first, and what no initrd uses is not there.
     let position = |end: &str| paths.iter().position(|path| path.ends_with(end));
     let (systemd, udev) = (position("lib/systemd/systemd"), position("bin/udevadm"));
     if systemd.is_none() || udev.is_none() || systemd > udev {
         return Err(fail(
-            &first,
+            &boot,
             &format!("systemd {systemd:?}, udevadm {udev:?}"),
         ));
     }
     if paths.len() > 2000 {
-        return Err(fail(&first, &format!("{} files are hot", paths.len())));
+        return Err(fail(&boot, &format!("{} files are hot", paths.len())));
+    }
+    Ok(Recorded {
+        boot,
+        profile,
+        paths,
+    })
+}
+
+fn recorded(ground: &Ground) -> Result<(), Failed> {
+    let dir = ground.dir().join("profile");
+    fs::create_dir_all(&dir)?;
+    let first = record(ground, &dir, "record")?;
+    // As on a kernel that cannot trace: the process outlives the switch to the root,
+    // and has seen what the trace saw, but for what differs between two boots.
+    let noted = record(ground, &dir, "fanotify")?;
+    let missing: Vec<&String> = first
+        .paths
+        .iter()
+        .filter(|path| !noted.paths.contains(path))
+        .collect();
+    if missing.len() * 20 > first.paths.len() {
+        let text = format!(
+            "opened, but not noted, of {}: {missing:?}",
+            first.paths.len()
+        );
+        return Err(fail(&noted.boot, &text));
     }
 
+    let profile = first.profile;
     let profile = profile.to_string_lossy().into_owned();
     let second = look::boot(
         ground,

@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use builder::{
-    ExtensionKind, ExtensionRequest, Extensions, KeyType, RootHash, Selector, Signer, Silent, Stage,
+    Container, ExtensionKind, ExtensionRequest, Extensions, KeyType, RootHash, Selector, Signer,
+    Silent, Stage,
 };
 use ddi::{Arch, Ddi};
 use iofs_cpio::NewEntry;
@@ -14,6 +15,7 @@ use vmtest::disk::{Entry, Partition, fat};
 
 use crate::Test;
 use crate::appended::{append, archive};
+use crate::record::{PATHS, STOP};
 use crate::support::{
     Boot, FILE_ON_VOLUME, FIRST, Ground, Image, Seen, TYPE, noise, on_esp, partition_at, sum,
 };
@@ -22,6 +24,7 @@ use crate::volumes;
 
 pub(crate) const TESTS: &[Test] = &[
     Test::new("extensions_are_merged_before_the_init", merged),
+    Test::new("a_record_has_what_is_opened_below_extensions", recorded),
     Test::new("extensions_on_ext4_in_pieces", scattered),
     Test::new("extensions_that_are_not_right_are_refused_by_name", refused),
     Test::new(
@@ -273,6 +276,49 @@ fn merged(ground: &Ground) -> Result<(), Failed> {
             row("tools-10", "sysext", "merged"),
             row("site", "confext", "merged"),
         ]
+    );
+    Ok(())
+}
+
+/// Files of the image are opened through the merged overlays then.
+fn recorded(ground: &Ground) -> Result<(), Failed> {
+    let own = noise(40_000, 13);
+    let image = ground.build_image_in(
+        "recorded",
+        Container::default(),
+        &|tree| {
+            fs::create_dir_all(tree.join("usr/share")).unwrap();
+            fs::write(tree.join("usr/share/own"), &own).unwrap();
+            fs::write(tree.join("usr/share/both"), "the image's\n").unwrap();
+            fs::write(tree.join("etc/own.conf"), "own\n").unwrap();
+            fs::write(tree.join("etc/unread.conf"), "unread\n").unwrap();
+        },
+        |request| request,
+    );
+    let mut maker = Maker::new();
+    let files: &[(&str, &[u8])] = &[("usr/share/both", b"the extension's\n")];
+    maker.signed(&sysext("tools", files));
+    maker.signed(&confext("site", &[("etc/site.conf", b"site\n")]));
+    let mut boot = Boot::trusting(ground, &image, image.sealed(), &[on_esp()]);
+    boot.mini.extensions = maker.plan();
+    let entries = maker.entries(&image);
+    boot.esp_with(&image.path, |volume, _| {
+        fat::make(volume, fat::Format::new(256 << 20), &entries).unwrap();
+    });
+    let seen = boot
+        .words("initoverlayfs.profile=fanotify testinit.cat=/usr/share/both")
+        .words("testinit.sum=/usr/share/own testinit.cat=/etc/own.conf testinit.cat=/etc/site.conf")
+        .words(&format!("testinit.write={STOP} testinit.whole={PATHS}"))
+        .words(&format!("testinit.cat={PATHS}"))
+        .succeeds();
+    seen.rejects("cannot trace");
+    assert_eq!(seen.fact("/usr/share/both"), "the extension's");
+    assert_eq!(seen.fact("/usr/share/own"), sum(&own));
+    let lines = seen.facts(PATHS);
+    assert!(lines[0].ends_with(" init"), "{lines:?}");
+    assert_eq!(
+        lines[1..],
+        ["0+10 usr/share/own", "0+1 etc/own.conf", "end"]
     );
     Ok(())
 }
