@@ -345,7 +345,7 @@ fn notes(runs: u32, sleep: &str) -> Vec<String> {
     let multi = runs.div_ceil(2);
     let rounds = rounds(runs);
     vec![
-        "Guest: one CPU, q35, a virtio disk, no `quiet`; the times are its kernel's clock, so \
+        "Guest: q35, a virtio disk, no `quiet`, one CPU; the times are its kernel's clock, so \
          neither firmware nor the loading of the initrd is in them."
             .to_owned(),
         format!(
@@ -356,10 +356,15 @@ fn notes(runs: u32, sleep: &str) -> Vec<String> {
              to the guest's next timer (`sleep=off`), which may be seconds away."
         ),
         format!(
-            "By wall time: the emulator without icount, whose translation of the guest's code is in \
-             the figures. {rounds} rounds, in each of which every way boots once to either \
-             end; medians. Rows of the first table without multi-user are not in the second, \
-             unless rows were asked for by name. The ratio is of the times to multi-user of the same round."
+            "By wall time: the emulator without icount, and two CPUs. {rounds} rounds, in each of \
+             which every way boots once to either end; medians. Rows of the first table without \
+             multi-user are not in the second, unless rows were asked for by name. The ratio is of \
+             the times to multi-user of the same round. What the emulator does beside the guest's \
+             work is in the figures: translating code, and forgetting translations when their \
+             page is written to. What the kernel clears for new programs has held the initrd's, \
+             soonest where an image's pages are freed one by one; on a processor that costs \
+             nothing. The CPU is `max,-erms,-fsrm`, so that pages are cleared by eight bytes and not \
+             by one, each of which the emulator goes through all translations of the page for."
         ),
         "First init: storage-init's exec of the image's init; the image is sealed by its root \
          hash and a file on the ESP, where nothing else is said. For the others the start of the \
