@@ -36,7 +36,8 @@ pub struct Opens(OwnedFd);
 pub enum Event {
     /// A file was opened: here it is, for reading.
     Opened(OwnedFd),
-    /// The kernel had no room for some (`fs.fanotify.max_queued_events`).
+    /// The kernel had no room for some (`fs.fanotify.max_queued_events`), or could not
+    /// hand one over.
     Lost,
 }
 
@@ -83,25 +84,28 @@ impl Opens {
         })
     }
 
-    /// Hands over what has come, without waiting, or the first 4096 of it.
+    /// Hands over what has come, without waiting, or the first 4096 of it; whether that
+    /// was all.
     ///
     /// # Errors
     /// The kernel's, EBADMSG for events of a form that it should not use.
-    pub fn take(&self, each: &mut dyn FnMut(Event)) -> Result<()> {
+    pub fn take(&self, each: &mut dyn FnMut(Event)) -> Result<bool> {
         let failed = |errno| Error::new("reading", "fanotify's events", errno);
         let mut buffer = [MaybeUninit::uninit(); AT_ONCE * METADATA_LEN];
         // Whoever opens files all the time must not keep the caller here.
         for _ in 0..AT_ONCE {
             let mut events: &[u8] = match rustix::io::read(&self.0, &mut buffer) {
                 Ok((events, _)) => events,
-                Err(Errno::AGAIN) => return Ok(()),
+                Err(Errno::AGAIN) => return Ok(true),
                 Err(Errno::INTR) => continue,
-                // A file that cannot be opened again is passed over: the kernel has
-                // dropped its event, and says why only if it was the first.
                 Err(errno @ (Errno::BADF | Errno::INVAL | Errno::FAULT)) => {
                     return Err(failed(errno));
                 }
-                Err(_) => continue,
+                // The file could not be opened again: the kernel has dropped the event.
+                Err(_) => {
+                    each(Event::Lost);
+                    continue;
+                }
             };
             while !events.is_empty() {
                 let (mask, number, rest) = split(events).ok_or_else(|| failed(Errno::BADMSG))?;
@@ -114,7 +118,7 @@ impl Opens {
                 }
             }
         }
-        Ok(())
+        Ok(false)
     }
 }
 
@@ -155,17 +159,16 @@ mod tests {
         std::fs::write(&path, "text").unwrap();
         let opens = Opens::new().unwrap();
         opens.watch(dir.path().to_str().unwrap()).unwrap();
-        opens.take(&mut |_| {}).unwrap();
+        while !opens.take(&mut |_| {}).unwrap() {}
         drop(std::fs::File::open(&path).unwrap());
         // Others may open files of that file system, too.
         let inode = |file: &OwnedFd| rustix::fs::fstat(file).unwrap().st_ino;
         let mut seen = Vec::new();
-        opens
-            .take(&mut |event| match event {
-                Event::Opened(file) => seen.push(inode(&file)),
-                Event::Lost => panic!("events were lost"),
-            })
-            .unwrap();
+        let mut each = |event| match event {
+            Event::Opened(file) => seen.push(inode(&file)),
+            Event::Lost => panic!("events were lost"),
+        };
+        while !opens.take(&mut each).unwrap() {}
         let wanted = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&path).unwrap());
         assert!(seen.contains(&wanted), "{seen:?}");
         assert_eq!(opens.watch("/no/such").unwrap_err().errno(), Errno::NOENT);

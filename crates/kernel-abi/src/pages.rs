@@ -3,7 +3,7 @@
 use linux_raw_sys::general::__NR_mincore;
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
-use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, MsyncFlags, ProtFlags};
 
 use crate::arch::syscall5;
 use crate::process::raw_errno;
@@ -72,9 +72,12 @@ const WINDOW: usize = 4096;
 /// `CAP_FOWNER`, without which all pages seem to be there.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's; EOPNOTSUPP where its pages are not of [`PAGE`] bytes.
 pub fn cached(file: BorrowedFd<'_>, each: &mut dyn FnMut(u32)) -> Result<()> {
     let failed = |errno| Error::new("looking for", "a file's pages", errno);
+    if !are_ours() {
+        return Err(failed(Errno::OPNOTSUPP));
+    }
     let size = rustix::fs::fstat(file).map_err(failed)?.st_size;
     let size = u64::try_from(size).map_err(|_| failed(Errno::INVAL))?;
     let pages = u32::try_from(size.div_ceil(PAGE as u64)).map_err(|_| failed(Errno::FBIG))?;
@@ -92,6 +95,16 @@ pub fn cached(file: BorrowedFd<'_>, each: &mut dyn FnMut(u32)) -> Result<()> {
         first += count;
     }
     Ok(())
+}
+
+/// Whether the kernel's pages are as small as [`PAGE`].
+#[must_use]
+#[allow(unsafe_code, reason = "memory maps are what this is about")]
+pub fn are_ours() -> bool {
+    let odd = core::ptr::without_provenance_mut(PAGE);
+    // SAFETY: msync(2) of no bytes: it only looks whether the address, of which nothing
+    // has to be there, is one of a page.
+    unsafe { rustix::mm::msync(odd, 0, MsyncFlags::ASYNC) }.is_ok()
 }
 
 /// A window of that.
@@ -131,6 +144,16 @@ mod tests {
     use super::*;
     use std::os::fd::AsFd;
     use std::os::unix::fs::FileExt;
+    use std::string::String;
+
+    #[test]
+    fn this_machine_has_the_usual_pages() {
+        let size = std::process::Command::new("getconf")
+            .arg("PAGESIZE")
+            .output();
+        let text = String::from_utf8(size.unwrap().stdout).unwrap();
+        assert_eq!(are_ours(), text.trim() == "4096", "{text}");
+    }
 
     #[test]
     fn pages_in_the_cache_are_told_from_others() {

@@ -18,7 +18,9 @@ use crate::search::Search;
 use crate::settings::Settings;
 use crate::stack::ImageDevice;
 use crate::trust::Trust;
-use crate::{boot_json, direct, extensions, handover, hunt, measure, root, setup, stack, system};
+use crate::{
+    boot_json, direct, extensions, handover, hunt, measure, record, root, setup, stack, system,
+};
 
 /// Boots. Returns only if that failed; `settings` is then what was known.
 ///
@@ -122,6 +124,9 @@ pub fn run(
     boot_json::write(log, settings, &found, &device, &merged, &modules, &init);
     if let Some(opens) = &mounted.opens {
         opens.start(log);
+    }
+    if settings.record.is_some() {
+        record::keep(log);
     }
     Err(handover::exec(&init, start))
 }

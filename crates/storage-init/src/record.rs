@@ -18,7 +18,7 @@ use alloc::string::String;
 
 use iofs_cmdline::Record;
 use kernel_abi::mount::{self, Flags};
-use kernel_abi::{block, file, process};
+use kernel_abi::{Errno, block, file, process};
 
 use crate::image::Found;
 use crate::log::Log;
@@ -32,7 +32,14 @@ const TRACING: &str = "/sys/kernel/tracing";
 const INSTANCE: &str = "/sys/kernel/tracing/instances/initoverlayfs";
 
 /// What was recorded, how, and of what.
-const RECORD: &str = "/run/initoverlayfs/record.json";
+pub const RECORD: &str = "/run/initoverlayfs/record.json";
+
+/// Where it is too, in the image's own root: [`crate::run_init`] carries it on from there,
+/// as it does [`crate::boot_json::COPY`].
+pub const COPY: &str = "/.initoverlayfs/record.json";
+
+/// The greatest size of [`RECORD`], in bytes.
+const MAX_RECORD: usize = 64 << 10;
 
 /// Room for events of all CPUs, in KiB; one page takes some 40 bytes.
 const BUFFER_KIB: usize = 8192;
@@ -40,26 +47,33 @@ const BUFFER_KIB: usize = 8192;
 /// Begins, for the image on `device`, before it is mounted; whether the files that are
 /// opened have to be watched.
 pub fn start(how: Record, device: &ImageDevice, found: &Found, log: &mut Log) -> bool {
+    let by_opens = match how {
+        Record::Opens => true,
+        Record::Best => match trace(device, found) {
+            Ok(()) => false,
+            Err(error) => {
+                log.info(format_args!(
+                    "the kernel cannot trace what is read, so opened files are noted: {error}"
+                ));
+                true
+            }
+        },
+    };
+    if by_opens {
+        // Not slower for nothing.
+        if let Err(error) = Opens::check() {
+            opens::refuse(&error, log);
+            return false;
+        }
+    } else {
+        said(log);
+    }
     if let Err(error) = read_only_what_is_wanted(device) {
         log.warn(format_args!(
             "the record of this boot will have more than it needs: {error}"
         ));
     }
-    if how == Record::Opens {
-        return true;
-    }
-    match trace(device, found) {
-        Ok(()) => {
-            said(log);
-            false
-        }
-        Err(error) => {
-            log.info(format_args!(
-                "the kernel cannot trace what is read, so opened files are noted: {error}"
-            ));
-            true
-        }
-    }
+    by_opens
 }
 
 /// Says that this boot is recorded.
@@ -67,6 +81,17 @@ fn said(log: &mut Log) {
     log.info(format_args!(
         "this boot is recorded, and slower for it: then run initoverlayfs profile collect"
     ));
+}
+
+/// Leaves the record where it is carried on, once the image is at `/`.
+pub fn keep(log: &mut Log) {
+    let kept = file::read(RECORD, MAX_RECORD).and_then(|text| crate::boot_json::put(COPY, &text));
+    match kept {
+        Err(error) if error.errno() != Errno::NOENT => log.warn(format_args!(
+            "behind a /run of its own, the record of this boot is not found: {error}"
+        )),
+        _ => {}
+    }
 }
 
 /// Turns the kernel's read-ahead off. A disk's own setting would stay, so only for

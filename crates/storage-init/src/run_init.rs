@@ -23,7 +23,7 @@ use freestanding::Start;
 use kernel_abi::kmsg::{self, Level};
 use kernel_abi::{file, mount, process};
 
-use crate::boot_json;
+use crate::{boot_json, record};
 
 /// The greatest record that is carried on, in bytes.
 const MAX_RECORD: usize = 1 << 20;
@@ -102,7 +102,7 @@ pub fn main(start: &Start) -> ! {
 
 /// Switches and executes; returns why that failed.
 fn switch(request: &Request, start: &Start) -> String {
-    keep_record(&request.root);
+    keep_records(&request.root);
     if let Err(error) = mount::chdir(&request.root) {
         return format!("{error}");
     }
@@ -126,13 +126,18 @@ fn switch(request: &Request, start: &Start) -> String {
     }
 }
 
-/// Puts storage-init's record of the boot where the next system looks for it, if
-/// the initramfs has hidden it behind a `/run` of its own. Nothing depends on it.
-fn keep_record(root: &str) {
-    let path = format!("{root}{}", boot_json::PATH);
-    if !file::exists(&path) {
-        let _ =
-            file::read(boot_json::COPY, MAX_RECORD).and_then(|text| boot_json::put(&path, &text));
+/// Puts storage-init's records of the boot where the next system looks for them, if
+/// the initramfs has hidden them behind a `/run` of its own. Nothing depends on it.
+fn keep_records(root: &str) {
+    let records = [
+        (boot_json::PATH, boot_json::COPY),
+        (record::RECORD, record::COPY),
+    ];
+    for (path, copy) in records {
+        let path = format!("{root}{path}");
+        if !file::exists(&path) {
+            let _ = file::read(copy, MAX_RECORD).and_then(|text| boot_json::put(&path, &text));
+        }
     }
 }
 

@@ -26,7 +26,8 @@ pub enum Line<'a> {
         /// Its pages, in ascending order, apart from one another.
         ranges: Vec<Range>,
     },
-    /// So many files more were opened, at least.
+    /// So often more a file was opened that is perhaps not in the record, as far as is
+    /// known.
     Lost(u64),
     /// Nothing is missing at the end.
     End,

@@ -18,7 +18,7 @@ use kernel_abi::file::{self, Output};
 use kernel_abi::kmsg::{Held, Level};
 use kernel_abi::process::{self, Woken};
 use kernel_abi::readahead::Folder;
-use kernel_abi::{AsFd, OwnedFd, Result, clock, pages};
+use kernel_abi::{AsFd, Errno, OwnedFd, Result, clock, pages};
 
 use super::RECORD;
 use crate::image::Found;
@@ -34,7 +34,10 @@ const EVERY_US: u64 = 500_000;
 /// Where the record goes, and what in it says that it is enough.
 const FOLDER: &str = "/run/initoverlayfs";
 const PATHS: &str = "/run/initoverlayfs/record.paths";
-const STOP: &str = "record.stop";
+const STOP: &str = "/run/initoverlayfs/record.stop";
+
+/// How often more than once is taken what has come, in the end.
+const MAX_TAKEN: u32 = 16;
 
 /// Where something may be mounted over the image's root: extensions extend these.
 const ROOTS: [&str; 4] = ["/", "/usr", "/opt", "/etc"];
@@ -58,6 +61,18 @@ impl Opens {
         opened.map_err(|error| refuse(&error, log)).ok()
     }
 
+    /// Whether the kernel can do what this takes.
+    ///
+    /// # Errors
+    /// The kernel's, if not.
+    pub(super) fn check() -> Result<()> {
+        if !pages::are_ours() {
+            let what = "pages of more than 4 KiB";
+            return Err(kernel_abi::Error::new("recording", what, Errno::OPNOTSUPP));
+        }
+        fanotify::Opens::new().map(drop)
+    }
+
     /// Begins, as the last thing before the next init: the image is at `/`.
     pub fn start(&self, log: &mut Log) {
         match self.watch() {
@@ -70,8 +85,7 @@ impl Opens {
         let opens = fanotify::Opens::new()?;
         for root in ROOTS {
             match opens.watch(root) {
-                Err(error) if root == "/" => return Err(error),
-                // No such folder.
+                Err(error) if root == "/" || error.errno() != Errno::NOENT => return Err(error),
                 _ => {}
             }
         }
@@ -85,13 +99,13 @@ impl Opens {
             output: Output::make(PATHS)?,
             log: Held::open(),
         };
+        crate::boot_json::put(RECORD, self.about.as_bytes())?;
         // Init's to collect when it ends.
-        process::fork(|| job.live())?;
-        crate::boot_json::put(RECORD, self.about.as_bytes())
+        process::fork(|| job.live()).map(drop)
     }
 }
 
-fn refuse(error: &kernel_abi::Error, log: &mut Log) {
+pub(super) fn refuse(error: &kernel_abi::Error, log: &mut Log) {
     log.warn(format_args!("this boot is not recorded: {error}"));
 }
 
@@ -111,7 +125,7 @@ struct Seen {
     files: Vec<(u64, u64)>,
     /// Their paths, in the order in which they came.
     paths: Vec<String>,
-    /// How many there was no room for, at least.
+    /// How many there was no room for, as far as that is known.
     lost: u64,
 }
 
@@ -150,46 +164,66 @@ impl Job<'_> {
         let until = clock::micros().saturating_add(LIMIT_US);
         loop {
             let woken = process::wait(&[], Some(self.opens.as_fd()), EVERY_US);
-            let enough = self.run.file(STOP).is_ok() || clock::micros() > until;
-            // What came before it was enough.
+            // Behind initramfs-tools, which has a /run of its own, the folder that is
+            // open here is nobody's; but this process's root is the system's by then.
+            let hidden = file::exists(STOP);
+            let enough =
+                hidden || self.run.file(file::base_name(STOP)).is_ok() || clock::micros() > until;
             if enough || woken == Woken::Readable {
-                self.opens.take(&mut |event| match event {
+                let mut each = |event| match event {
                     Event::Opened(file) => seen.add(&file, &self.proc),
                     Event::Lost => seen.lost += 1,
-                })?;
+                };
+                let mut all = self.opens.take(&mut each)?;
+                // What came before it was enough. Somebody opens files all the time.
+                for _ in 0..MAX_TAKEN {
+                    if all || !enough {
+                        break;
+                    }
+                    all = self.opens.take(&mut each)?;
+                }
+                if enough && !all {
+                    seen.lost += 1;
+                }
             }
             if enough {
-                return self.write(&seen);
+                self.write(&seen, &self.output)?;
+                if hidden && self.run.file(file::base_name(STOP)).is_err() {
+                    self.write(&seen, &Output::make(PATHS)?)?;
+                }
+                return Ok(());
             }
         }
     }
 
-    fn write(&self, seen: &Seen) -> Result<()> {
+    fn write(&self, seen: &Seen, output: &Output) -> Result<()> {
+        let line = |line: &Line<'_>| output.write(format!("{line}\n").as_bytes());
         let mut lost = seen.lost;
         let mut room = MAX_RANGES;
         for path in &seen.paths {
-            // Others are of the overlay's writable layer.
-            let Ok(file) = self.image.file(path) else {
-                continue;
+            let file = match self.image.file(path) {
+                Ok(file) => file,
+                // Of the overlay's writable layer, or an extension's.
+                Err(error) if error.errno() == Errno::NOENT => continue,
+                Err(_) => {
+                    lost += 1;
+                    continue;
+                }
             };
             let mut there = Vec::new();
-            pages::cached(file.as_fd(), &mut |page| there.push(page))?;
+            let looked = pages::cached(file.as_fd(), &mut |page| there.push(page));
             let ranges = ranges_of(there, 0);
-            if ranges.len() > room {
+            if looked.is_err() || ranges.len() > room {
                 lost += 1;
             } else if !ranges.is_empty() {
                 room -= ranges.len();
-                self.line(&Line::File { path, ranges })?;
+                line(&Line::File { path, ranges })?;
             }
         }
         if lost > 0 {
-            self.line(&Line::Lost(lost))?;
+            line(&Line::Lost(lost))?;
         }
-        self.line(&Line::End)
-    }
-
-    fn line(&self, line: &Line<'_>) -> Result<()> {
-        self.output.write(format!("{line}\n").as_bytes())
+        line(&Line::End)
     }
 }
 
@@ -207,11 +241,11 @@ impl Seen {
             return;
         }
         self.files.insert(at, identity);
-        if let Ok(path) = proc.read_link(&file::number_path(file)) {
-            let path = path.trim_start_matches('/');
-            if opened::can_name(path) {
-                self.paths.push(path.into());
+        match proc.read_link(&file::number_path(file)) {
+            Ok(path) if opened::can_name(path.trim_start_matches('/')) => {
+                self.paths.push(path.trim_start_matches('/').into());
             }
+            _ => self.lost += 1,
         }
     }
 }

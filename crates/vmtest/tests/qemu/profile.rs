@@ -23,6 +23,7 @@ if [ -e /run/initoverlayfs/record.json ]; then
     /root/initoverlayfs profile collect --esp /efi --output /root/profile.json 2>&1 | fact collect
     ls /sys/kernel/tracing/instances | fact instances
     /root/initoverlayfs profile show --output /root/profile.json 2>&1 | head -20 | fact shown
+    fact record </run/initoverlayfs/record.json
     gzip -9 </root/profile.json | base64 -w 100 | fact profile
 fi
 "#;
@@ -34,10 +35,12 @@ struct Recorded {
     profile: PathBuf,
     /// Its paths.
     paths: Vec<String>,
+    /// Pages of all of them.
+    pages: u64,
 }
 
-/// Boots with this word for a record.
-fn record(ground: &Ground, dir: &Path, word: &str) -> Result<Recorded, Failed> {
+/// Boots with this word for a record, which is then made by `method`.
+fn record(ground: &Ground, dir: &Path, word: &str, method: &str) -> Result<Recorded, Failed> {
     let boot = look::boot(
         ground,
         &dir.join(word),
@@ -51,6 +54,10 @@ fn record(ground: &Ground, dir: &Path, word: &str) -> Result<Recorded, Failed> {
     }
     if !facts(&boot, "instances").is_empty() {
         return Err(fail(&boot, "the tracing instance is still there"));
+    }
+    let about: Value = serde_json::from_str(&facts(&boot, "record").concat())?;
+    if about["method"] != method {
+        return Err(fail(&boot, &format!("the record is {about}")));
     }
     let packed = dir.join(format!("{word}.json.gz.base64"));
     fs::write(&packed, facts(&boot, "profile").join("\n"))?;
@@ -68,6 +75,8 @@ fn record(ground: &Ground, dir: &Path, word: &str) -> Result<Recorded, Failed> {
         .iter()
         .filter_map(|file| Some(file["path"].as_str()?.to_owned()))
         .collect();
+    let ranges = files.iter().filter_map(|file| file["pages"].as_array());
+    let pages = ranges.flatten().filter_map(|range| range[1].as_u64()).sum();
     // What runs first is read first, and what no initrd uses is not there.
     let position = |end: &str| paths.iter().position(|path| path.ends_with(end));
     let (systemd, udev) = (position("lib/systemd/systemd"), position("bin/udevadm"));
@@ -84,16 +93,17 @@ fn record(ground: &Ground, dir: &Path, word: &str) -> Result<Recorded, Failed> {
         boot,
         profile,
         paths,
+        pages,
     })
 }
 
 fn recorded(ground: &Ground) -> Result<(), Failed> {
     let dir = ground.dir().join("profile");
     fs::create_dir_all(&dir)?;
-    let first = record(ground, &dir, "record")?;
+    let first = record(ground, &dir, "record", "trace")?;
     // As on a kernel that cannot trace: the process outlives the switch to the root,
     // and has seen what the trace saw, but for what differs between two boots.
-    let noted = record(ground, &dir, "fanotify")?;
+    let noted = record(ground, &dir, "fanotify", "fanotify")?;
     let missing: Vec<&String> = first
         .paths
         .iter()
@@ -104,6 +114,11 @@ fn recorded(ground: &Ground) -> Result<(), Failed> {
             "opened, but not noted, of {}: {missing:?}",
             first.paths.len()
         );
+        return Err(fail(&noted.boot, &text));
+    }
+
+    if !(first.pages * 9 / 10..=first.pages * 11 / 10).contains(&noted.pages) {
+        let text = format!("{} pages traced, {} noted", first.pages, noted.pages);
         return Err(fail(&noted.boot, &text));
     }
 

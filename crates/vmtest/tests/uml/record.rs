@@ -10,23 +10,30 @@ use crate::handover::next_root;
 use crate::support::{Boot, FIRST, Ground, on_esp};
 use crate::volumes;
 
-pub(crate) const TESTS: &[Test] = &[Test::new(
-    "a_kernel_that_cannot_trace_has_opened_files_noted",
-    opened,
-)];
+pub(crate) const TESTS: &[Test] = &[
+    Test::new(
+        "a_kernel_that_cannot_trace_has_opened_files_noted",
+        |ground| opened(ground, ""),
+    ),
+    // As initramfs-tools has one.
+    Test::new("a_record_is_found_behind_a_run_of_its_own", |ground| {
+        opened(ground, "testinit.mount=tmpfs,tmpfs,/run,rw")
+    }),
+];
 
 /// What was noted, and what ends it.
 pub(crate) const PATHS: &str = "/run/initoverlayfs/record.paths";
 pub(crate) const STOP: &str = "/run/initoverlayfs/record.stop";
 const RECORD: &str = "/run/initoverlayfs/record.json";
 
-fn opened(ground: &Ground) -> Result<(), Failed> {
+fn opened(ground: &Ground, before: &str) -> Result<(), Failed> {
     let mut boot = Boot::new(ground, &[on_esp()]);
     let volume = boot.path("volume");
     volumes::fat32(&volume, &ground.image().path);
     let root = next_root(&boot, ground);
     boot.disk(&[Partition::esp(FIRST, &volume).unwrap(), root]);
     boot.words("initoverlayfs.profile=record");
+    boot.words(before);
     // Twice, and a file that the image does not have.
     boot.words("testinit.sum=/data testinit.sum=/data testinit.write=/mnt/new");
     boot.words("testinit.cat=/mnt/new testinit.switch=/dev/ubda2");

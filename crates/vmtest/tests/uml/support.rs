@@ -549,7 +549,7 @@ impl Seen {
         if report.is_empty() {
             self.lacks("the report of a failed boot");
         }
-        assert_eq!(self.outcome.exit, UmlExit::Off);
+        assert_eq!(self.outcome.exit, UmlExit::Off, "{}", self.outcome.text());
         report
     }
 }
