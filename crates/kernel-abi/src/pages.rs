@@ -1,5 +1,8 @@
 //! Touching pages of files as a boot does: by system calls and as mapped memory.
 
+use core::ffi::c_void;
+use core::ptr;
+
 use linux_raw_sys::general::__NR_mincore;
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
@@ -44,23 +47,33 @@ pub fn fault(file: BorrowedFd<'_>, first: u32, count: u32) -> Result<()> {
         .ok()
         .and_then(|count| count.checked_mul(PAGE))
         .ok_or_else(|| failed(Errno::OVERFLOW))?;
+    mapped(file, first, len, |place| {
+        #[allow(unsafe_code, reason = "memory maps are what this is about")]
+        // SAFETY: all of the place is mapped, and populating it changes nothing there.
+        unsafe {
+            rustix::mm::madvise(place, len, Advice::LinuxPopulateRead)
+        }
+    })
+    .map_err(failed)
+}
+
+/// Maps `len` bytes of a file, from page `first` on, for as long as `work` takes.
+fn mapped(
+    file: BorrowedFd<'_>,
+    first: u32,
+    len: usize,
+    work: impl FnOnce(*mut c_void) -> rustix::io::Result<()>,
+) -> rustix::io::Result<()> {
     let offset = u64::from(first) * PAGE as u64;
+    let (access, flags) = (ProtFlags::READ, MapFlags::PRIVATE);
     #[allow(unsafe_code, reason = "memory maps are what this is about")]
-    // SAFETY: the kernel chooses a place where nothing is. Nobody else learns of
-    // it, nothing is read through it here, and it is gone before this returns.
+    // SAFETY: the kernel chooses a place where nothing is. Nobody but `work` learns of
+    // it, which does not read there, and it is gone before this returns.
     unsafe {
-        let place = rustix::mm::mmap(
-            core::ptr::null_mut(),
-            len,
-            ProtFlags::READ,
-            MapFlags::PRIVATE,
-            file,
-            offset,
-        )
-        .map_err(failed)?;
-        let populated = rustix::mm::madvise(place, len, Advice::LinuxPopulateRead);
+        let place = rustix::mm::mmap(ptr::null_mut(), len, access, flags, file, offset)?;
+        let result = work(place);
         let unmapped = rustix::mm::munmap(place, len);
-        populated.and(unmapped).map_err(failed)
+        result.and(unmapped)
     }
 }
 
@@ -101,14 +114,13 @@ pub fn cached(file: BorrowedFd<'_>, each: &mut dyn FnMut(u32)) -> Result<()> {
 #[must_use]
 #[allow(unsafe_code, reason = "memory maps are what this is about")]
 pub fn are_ours() -> bool {
-    let odd = core::ptr::without_provenance_mut(PAGE);
+    let odd = ptr::without_provenance_mut(PAGE);
     // SAFETY: msync(2) of no bytes: it only looks whether the address, of which nothing
     // has to be there, is one of a page.
     unsafe { rustix::mm::msync(odd, 0, MsyncFlags::ASYNC) }.is_ok()
 }
 
 /// A window of that.
-#[allow(unsafe_code, reason = "memory maps are what this is about")]
 fn look(
     file: BorrowedFd<'_>,
     first: u32,
@@ -116,27 +128,16 @@ fn look(
     there: &mut [u8; WINDOW],
 ) -> rustix::io::Result<()> {
     let len = count.min(WINDOW) * PAGE;
-    let offset = u64::from(first) * PAGE as u64;
-    // SAFETY: the kernel chooses a place where nothing is. Nobody else learns of it,
-    // nothing is read through it, and it is gone before this returns. mincore(2) writes
-    // a byte a page of at least 4096 bytes, for which `there` has room.
-    unsafe {
-        let place = rustix::mm::mmap(
-            core::ptr::null_mut(),
-            len,
-            ProtFlags::READ,
-            MapFlags::SHARED,
-            file,
-            offset,
-        )?;
+    mapped(file, first, len, |place| {
         let args = [place.addr(), len, there.as_mut_ptr().addr(), 0, 0];
-        let result = syscall5(__NR_mincore, args);
-        rustix::mm::munmap(place, len)?;
-        match result {
+        #[allow(unsafe_code, reason = "rustix does not have mincore")]
+        // SAFETY: mincore(2) writes a byte a page of at least 4096 bytes, for which
+        // `there` has room.
+        match unsafe { syscall5(__NR_mincore, args) } {
             0 => Ok(()),
-            _ => Err(raw_errno(result)),
+            result => Err(raw_errno(result)),
         }
-    }
+    })
 }
 
 #[cfg(test)]

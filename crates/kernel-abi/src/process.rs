@@ -353,6 +353,13 @@ mod tests {
 
     // cargo runs tests in threads; these children only exit, so that is sound.
 
+    fn assert_good_end(child: Child) {
+        assert_eq!(
+            wait(&[child], None, 10_000_000),
+            Woken::Ended(0, Ended::Exited(0))
+        );
+    }
+
     #[test]
     fn children_report_their_status() {
         let children = std::vec![fork(|| 42).unwrap(), fork(|| 42).unwrap()];
@@ -419,11 +426,7 @@ mod tests {
             8
         })
         .unwrap();
-        let middle = [middle];
-        assert_eq!(
-            wait(&middle, None, 10_000_000),
-            Woken::Ended(0, Ended::Exited(0))
-        );
+        assert_good_end(middle);
         assert_eq!(wait(&[], Some(reader.as_fd()), 10_000_000), Woken::Readable);
         let late = [fork_until_exec(20_000, || 0).unwrap()];
         assert_eq!(
@@ -463,11 +466,7 @@ mod tests {
             let before = core::mem::replace(&mut name[0], b'@');
             u8::from(before == b'@' || spared.is_err() || after != name)
         });
-        let child = [child.unwrap()];
-        assert_eq!(
-            wait(&child, None, 10_000_000),
-            Woken::Ended(0, Ended::Exited(0))
-        );
+        assert_good_end(child.unwrap());
     }
 
     #[test]
@@ -495,11 +494,7 @@ mod tests {
             let right = [0, 1, 2, 3, 4, 5].map(open) == [false, true, false, false, true, false];
             u8::from(!right)
         });
-        let child = [child.unwrap()];
-        assert_eq!(
-            wait(&child, None, 10_000_000),
-            Woken::Ended(0, Ended::Exited(0))
-        );
+        assert_good_end(child.unwrap());
     }
 
     #[test]

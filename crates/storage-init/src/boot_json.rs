@@ -19,6 +19,9 @@ use crate::schedule::Node;
 use crate::settings::Settings;
 use crate::stack::ImageDevice;
 
+/// Where this and other records of the boot are.
+pub const FOLDER: &str = "/run/initoverlayfs";
+
 /// Where it is for everyone.
 pub const PATH: &str = "/run/initoverlayfs/boot.json";
 

@@ -43,7 +43,7 @@ const ROOT: &str = "/initoverlayfs/direct";
 
 /// Where what the loader appended is kept: its users are initrds, and the root is
 /// not written to.
-const KEPT: &str = "/run/initoverlayfs";
+const KEPT: &str = boot_json::FOLDER;
 
 /// Where the reasons stand if it failed.
 const REASONS: &str = "/run/initoverlayfs/direct-failed";

@@ -21,6 +21,7 @@ use kernel_abi::kmsg::{Held, Level};
 use kernel_abi::readahead::{self, Folder};
 use kernel_abi::{AsFd, clock, file, process};
 
+use crate::boot_json::FOLDER;
 use crate::image::Found;
 use crate::log::{Log, PREFIX};
 use crate::stack::ImageDevice;
@@ -36,7 +37,6 @@ const GAP_FLASH: u32 = 15;
 const GAP_ROTATIONAL: u32 = 255;
 
 /// Where it says what it did, beside boot.json. Empty until it is done.
-const FOLDER: &str = "/run/initoverlayfs";
 const RECORD: &str = "/run/initoverlayfs/prefetch.json";
 
 /// All that the process needs, open: PID 1 moves /dev and /sys away from under it.

@@ -20,6 +20,7 @@ use iofs_cmdline::Record;
 use kernel_abi::mount::{self, Flags};
 use kernel_abi::{Errno, block, file, process};
 
+use crate::boot_json;
 use crate::image::Found;
 use crate::log::Log;
 use crate::stack::ImageDevice;
@@ -85,7 +86,7 @@ fn said(log: &mut Log) {
 
 /// Leaves the record where it is carried on, once the image is at `/`.
 pub fn keep(log: &mut Log) {
-    let kept = file::read(RECORD, MAX_RECORD).and_then(|text| crate::boot_json::put(COPY, &text));
+    let kept = file::read(RECORD, MAX_RECORD).and_then(|text| boot_json::put(COPY, &text));
     match kept {
         Err(error) if error.errno() != Errno::NOENT => log.warn(format_args!(
             "behind a /run of its own, the record of this boot is not found: {error}"
@@ -124,7 +125,7 @@ fn trace(device: &ImageDevice, found: &Found) -> kernel_abi::Result<()> {
     )?;
     set(&format!("{event}/enable"), "1")?;
     let text = render(device, found, "trace")?;
-    crate::boot_json::put(RECORD, text.as_bytes())
+    boot_json::put(RECORD, text.as_bytes())
 }
 
 /// What `profile collect` has to know of this boot.

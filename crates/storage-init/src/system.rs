@@ -13,10 +13,10 @@ use iofs_plan::Selector;
 use kernel_abi::file::{self, Kind};
 use kernel_abi::tree::Source;
 
-use crate::direct;
 use crate::image::Found;
 use crate::log::Log;
 use crate::paths::Paths;
+use crate::{boot_json, direct};
 
 /// Where systemd takes the disk from whose partitions it looks through, if the root
 /// is on none: a link to the device (`blockdev_get_root` in src/shared).
@@ -70,7 +70,7 @@ const IMAGE_ENV: &str = "/run/initoverlayfs/image.env";
 /// Tells the system what it was booted from, and hands on what of `/.extra` proves
 /// itself. A boot does not fail for want of it: failures are logged.
 pub fn prepare(found: &Found, paths: &Paths, log: &mut Log) {
-    for folder in ["/run/systemd", "/run/initoverlayfs"] {
+    for folder in ["/run/systemd", boot_json::FOLDER] {
         if let Err(error) = file::mkdir(folder) {
             log.warn(format_args!("{error}"));
         }

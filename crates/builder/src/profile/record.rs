@@ -52,27 +52,25 @@ impl Recorder {
 
     /// Takes a line of a record by fanotify; whether it was the last.
     fn opened(&mut self, line: &str, names: &Names) -> bool {
-        match opened::Line::parse(line) {
-            Some(opened::Line::File { path, ranges }) => {
-                let Some(&nid) = names.by_path.get(path) else {
-                    self.left_out = self.left_out.saturating_add(1);
-                    return false;
-                };
-                for Range { start, len } in ranges {
-                    self.pages(nid, u64::from(start), u64::from(len));
-                }
-                false
-            }
+        let known = match opened::Line::parse(line) {
+            Some(opened::Line::End) => return true,
             Some(opened::Line::Lost(files)) => {
                 self.lost = self.lost.saturating_add(files);
-                false
+                return false;
             }
-            Some(opened::Line::End) => true,
-            None => {
-                self.left_out = self.left_out.saturating_add(1);
-                false
+            Some(opened::Line::File { path, ranges }) => {
+                names.by_path.get(path).map(|&nid| (nid, ranges))
             }
+            None => None,
+        };
+        let Some((nid, ranges)) = known else {
+            self.left_out = self.left_out.saturating_add(1);
+            return false;
+        };
+        for Range { start, len } in ranges {
+            self.pages(nid, u64::from(start), u64::from(len));
         }
+        false
     }
 
     /// Notes pages of a file.

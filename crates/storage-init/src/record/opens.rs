@@ -16,11 +16,11 @@ use iofs_prefetch::{MAX_FILES, MAX_RANGES, ranges_of};
 use kernel_abi::fanotify::{self, Event};
 use kernel_abi::file::{self, Output};
 use kernel_abi::kmsg::{Held, Level};
-use kernel_abi::process::{self, Woken};
 use kernel_abi::readahead::Folder;
-use kernel_abi::{AsFd, Errno, OwnedFd, Result, clock, pages};
+use kernel_abi::{AsFd, Errno, OwnedFd, Result, clock, pages, process};
 
 use super::RECORD;
+use crate::boot_json::{self, FOLDER};
 use crate::image::Found;
 use crate::log::{Log, PREFIX};
 use crate::stack::ImageDevice;
@@ -32,7 +32,6 @@ const LIMIT_US: u64 = 600_000_000;
 const EVERY_US: u64 = 500_000;
 
 /// Where the record goes, and what in it says that it is enough.
-const FOLDER: &str = "/run/initoverlayfs";
 const PATHS: &str = "/run/initoverlayfs/record.paths";
 const STOP: &str = "/run/initoverlayfs/record.stop";
 
@@ -89,8 +88,8 @@ impl Opens {
                 _ => {}
             }
         }
+        boot_json::put(RECORD, self.about.as_bytes())?;
         // All that the process needs is open before this one goes on.
-        file::mkdir(FOLDER)?;
         let job = Job {
             image: &self.image,
             opens,
@@ -99,7 +98,6 @@ impl Opens {
             output: Output::make(PATHS)?,
             log: Held::open(),
         };
-        crate::boot_json::put(RECORD, self.about.as_bytes())?;
         // Init's to collect when it ends.
         process::fork(|| job.live()).map(drop)
     }
@@ -163,37 +161,34 @@ impl Job<'_> {
         let mut seen = Seen::default();
         let until = clock::micros().saturating_add(LIMIT_US);
         loop {
-            let woken = process::wait(&[], Some(self.opens.as_fd()), EVERY_US);
+            let _ = process::wait(&[], Some(self.opens.as_fd()), EVERY_US);
+            let here = self.run.file(file::base_name(STOP)).is_ok();
             // Behind initramfs-tools, which has a /run of its own, the folder that is
             // open here is nobody's; but this process's root is the system's by then.
-            let hidden = file::exists(STOP);
-            let enough =
-                hidden || self.run.file(file::base_name(STOP)).is_ok() || clock::micros() > until;
-            if enough || woken == Woken::Readable {
-                let mut each = |event| match event {
-                    Event::Opened(file) => seen.add(&file, &self.proc),
-                    Event::Lost => seen.lost += 1,
-                };
-                let mut all = self.opens.take(&mut each)?;
-                // What came before it was enough. Somebody opens files all the time.
-                for _ in 0..MAX_TAKEN {
-                    if all || !enough {
-                        break;
-                    }
-                    all = self.opens.take(&mut each)?;
-                }
-                if enough && !all {
-                    seen.lost += 1;
-                }
+            let elsewhere = !here && file::exists(STOP);
+            if !here && !elsewhere && clock::micros() <= until {
+                self.take(&mut seen)?;
+                continue;
             }
-            if enough {
-                self.write(&seen, &self.output)?;
-                if hidden && self.run.file(file::base_name(STOP)).is_err() {
-                    self.write(&seen, &Output::make(PATHS)?)?;
-                }
-                return Ok(());
+            // What came before it was enough. Somebody may open files all the time.
+            let mut all = false;
+            for _ in 0..=MAX_TAKEN {
+                all = all || self.take(&mut seen)?;
             }
+            seen.lost += u64::from(!all);
+            return match elsewhere {
+                true => self.write(&seen, &Output::make(PATHS)?),
+                false => self.write(&seen, &self.output),
+            };
         }
+    }
+
+    /// Notes what has come; whether that was all.
+    fn take(&self, seen: &mut Seen) -> Result<bool> {
+        self.opens.take(&mut |event| match event {
+            Event::Opened(file) => seen.add(&file, &self.proc),
+            Event::Lost => seen.lost += 1,
+        })
     }
 
     fn write(&self, seen: &Seen, output: &Output) -> Result<()> {
